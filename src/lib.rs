@@ -12,6 +12,7 @@
 #![deny(missing_docs)]
 #![allow(dead_code)] // while the first slice grows
 
+pub mod backend;
 pub mod config;
 pub mod error;
 pub mod host;
