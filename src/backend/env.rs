@@ -13,7 +13,7 @@ use heed::{
 };
 use self_cell::self_cell;
 
-use super::table::{Table, seal, tree_key, unseal};
+use super::table::{CRC_BYTES, Table, seal, tree_key, unseal};
 use crate::error::Fault;
 
 const REMEDY: &str =
@@ -329,6 +329,18 @@ impl Reader {
                 Some(value) => Ok(Some(value)),
                 None => Err(damaged(&self.path, &self.key)),
             },
+            Err(error) => Err(fault(&self.path, "read", &error)),
+        }
+    }
+
+    /// The length of the value at `key`, without looking at its bytes.
+    ///
+    /// # Errors
+    /// A fault if the environment is broken.
+    pub fn value_len(&mut self, table: Table, key: &[u8]) -> Result<Option<usize>, Fault> {
+        tree_key(table, key, &mut self.key);
+        match self.generation.borrow_dependent().get(&self.txn, &self.key) {
+            Ok(sealed) => Ok(sealed.map(|sealed| sealed.len().saturating_sub(CRC_BYTES))),
             Err(error) => Err(fault(&self.path, "read", &error)),
         }
     }

@@ -9,16 +9,17 @@ use super::Revision;
 use crate::error::Fault;
 
 /// Put or delete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EventKind {
     /// `mvccpb.Event.PUT`
+    #[default]
     Put,
     /// `mvccpb.Event.DELETE`
     Delete,
 }
 
 /// One change of one key. Shared by all watchers that see it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Event {
     /// When. All events of one `main` belong to one transaction and reach a watcher together.
     pub revision: Revision,
