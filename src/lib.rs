@@ -15,6 +15,7 @@
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod lease;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
