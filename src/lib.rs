@@ -17,6 +17,7 @@ pub mod config;
 pub mod error;
 pub mod host;
 pub mod mvcc;
+pub mod lease;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
