@@ -21,3 +21,4 @@ pub mod lease;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
+pub mod wal;
