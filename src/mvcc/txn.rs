@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 
 use super::key_index::KeyIndex;
 use super::key_range::KeyRange;
-use super::read::{Answer, RowSource, head};
+use super::read::{Answer, RowSource, head, range_now};
 use super::row::RowHead;
 use super::state::State;
-use super::write::{LeaseExists, Transaction};
+use super::store::Store;
+use super::write::{LeaseExists, Transaction, key_value};
 use crate::error::{Error, Fault};
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -173,4 +174,41 @@ pub(super) fn run(tx: &mut Transaction<'_>, path: &Path<'_>) -> Answer<TxnRespon
         }
     }
     Ok(Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded: path.succeeded, responses }))
+}
+
+impl Store {
+    /// Runs a transaction whose branches hold nothing but ranges, without the log and without keeping writers out for longer than
+    /// a range does.
+    ///
+    /// # Errors
+    /// What a range is refused for, to the client; a fault if the checkpoint cannot be read.
+    pub fn read_txn(&self, request: &TxnRequest) -> Answer<TxnResponse> {
+        let state = self.state();
+        let mut reader = None;
+        let mut source = RowSource { backend: self.backend(), reader: &mut reader };
+        let path = choose_path(&state, request, &mut source)?;
+        if let Err(error) = check(&state, &path, &|_| false) {
+            return Ok(Err(error));
+        }
+        let revision = state.current;
+        let mut responses = Vec::with_capacity(path.steps.len());
+        for step in &path.steps {
+            let Step::Op(Request::RequestRange(range)) = step else {
+                unreachable!("only ranges are read without the log");
+            };
+            let at = match state.readable(range.revision, revision) {
+                Ok(at) => at,
+                Err(error) => return Ok(Err(error)),
+            };
+            let (rows, count, more) = match range_now(&state, range, at, &mut source)? {
+                Ok(found) => found,
+                Err(error) => return Ok(Err(error)),
+            };
+            let header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
+            let response = RangeResponse { header, kvs: rows.into_iter().map(key_value).collect(), more, count };
+            responses.push(ResponseOp { response: Some(Response::ResponseRange(response)) });
+        }
+        let header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
+        Ok(Ok(TxnResponse { header, succeeded: path.succeeded, responses }))
+    }
 }

@@ -70,6 +70,22 @@ impl<'s> Batch<'s> {
         self.transaction(|tx| tx.delete_range(request))
     }
 
+    /// Deletes these keys, those that exist, in the order given and in one revision.
+    pub fn delete_keys(&mut self, keys: &[Bytes]) -> Vec<Change> {
+        let revision = self.state.current + 1;
+        let mut changes = Vec::new();
+        for key in keys {
+            if self.state.live(key).is_some() {
+                let sub = u32::try_from(changes.len()).expect("fewer writes than keys fit in memory");
+                changes.push(self.state.delete(Revision { main: revision, sub }, key));
+            }
+        }
+        if !changes.is_empty() {
+            self.state.current = revision;
+        }
+        changes
+    }
+
     /// Runs a transaction: compares, then the operations of the branch taken.
     ///
     /// # Errors
@@ -203,6 +219,6 @@ impl Transaction<'_> {
     }
 }
 
-fn key_value(row: Bytes) -> KeyValue {
+pub(super) fn key_value(row: Bytes) -> KeyValue {
     KeyValue::decode(row).expect("rows are encoded KeyValues")
 }
