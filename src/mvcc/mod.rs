@@ -7,6 +7,7 @@
 mod event;
 mod revision;
 mod row;
+pub mod watch;
 
 pub use event::{Event, EventKind, History, HistoryError, HistoryPage, Prev};
 pub use revision::Revision;
