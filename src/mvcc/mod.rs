@@ -17,6 +17,7 @@ mod state;
 mod store;
 mod txn;
 mod write;
+pub mod watch;
 
 pub use event::{Event, EventKind, History, HistoryError, HistoryPage, Prev};
 pub use hash::HashKv;

@@ -225,24 +225,6 @@ impl Store {
         state.recent.drop_through(Revision { main: checkpoint.current, sub: u32::MAX });
         state.garbage.drain(..checkpoint.scrubbed);
     }
-
-    /// Compacts logically: reads below `revision` are refused from now on. The caller has it pruned and checkpointed later.
-    ///
-    /// # Errors
-    /// `Compacted` or `FutureRevision`.
-    pub fn compact(&self, revision: i64) -> Result<(), Error> {
-        let mut state = self.state_mut();
-        if revision <= state.compacted {
-            return Err(Error::Compacted);
-        }
-        if revision > state.current {
-            return Err(Error::FutureRevision);
-        }
-        // An unfinished walk starts over for the newer bound: keys it has done may hold more to drop.
-        state.compacted = revision;
-        state.pruning = Pruning::From(Box::default());
-        Ok(())
-    }
 }
 
 fn meta_number(reader: &mut Reader, name: &[u8]) -> Result<Option<i64>, Fault> {
