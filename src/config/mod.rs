@@ -41,6 +41,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// `--election-timeout`
     pub election_timeout: Duration,
+    /// The shortest lease that is granted.
+    pub min_lease_ttl: Duration,
     /// `--snapshot-count`: entries between checkpoints at the most.
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`

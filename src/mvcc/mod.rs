@@ -16,8 +16,8 @@ mod row;
 mod state;
 mod store;
 mod txn;
-mod write;
 pub mod watch;
+mod write;
 
 pub use event::{Event, EventKind, History, HistoryError, HistoryPage, Prev};
 pub use hash::HashKv;

@@ -10,7 +10,7 @@ use super::row::RowHead;
 use super::state::{Pruning, State};
 use super::write::Batch;
 use crate::backend::{Backend, Reader, Size, Table, WriteError, Writer};
-use crate::error::{Error, Fault};
+use crate::error::Fault;
 
 /// Names of the store's own rows in [`Table::Meta`].
 const REVISION: &[u8] = b"revision";
@@ -184,6 +184,11 @@ impl Store {
     /// Prunes one step of the index for the last compaction. Returns whether more steps are needed.
     pub fn prune_step(&self) -> bool {
         !self.state_mut().prune(PRUNE_STEP)
+    }
+
+    /// Whether [`Store::prune_step`] has something to do.
+    pub fn needs_pruning(&self) -> bool {
+        self.state().pruning != Pruning::Done
     }
 
     /// Whether compactions up to `revision` have left no row behind.

@@ -19,6 +19,6 @@ mod run;
 mod shared;
 
 pub use alarm::Alarms;
-pub use boot::{Options, Server};
+pub use boot::Server;
 pub use handle::{Handle, LeaseTimes, Response, Status};
 pub use membership::{Member, cluster_id, member_id};
