@@ -16,8 +16,8 @@ pub mod backend;
 pub mod config;
 pub mod error;
 pub mod host;
-pub mod mvcc;
 pub mod lease;
+pub mod mvcc;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
