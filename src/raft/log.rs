@@ -65,6 +65,12 @@ impl Log {
         self.committed
     }
 
+    /// The last entry that is known to be committed.
+    pub(super) fn committed_id(&self) -> LogId {
+        let term = self.term_at(self.committed).expect("the log reaches from its base to beyond the commit index");
+        LogId { term, index: self.committed }
+    }
+
     pub(super) fn durable(&self) -> Index {
         self.durable
     }

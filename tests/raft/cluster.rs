@@ -311,10 +311,12 @@ fn show_unsynced(unsynced: &Unsynced) -> String {
 
 fn show_body(message: &Message) -> String {
     let body = match &message.body {
-        Body::PreVote { last } => format!("prevote last={last}"),
-        Body::PreVoteResponse { granted } => format!("prevote granted={granted}"),
-        Body::Vote { last, forced } => format!("vote last={last}{}", if *forced { " forced" } else { "" }),
-        Body::VoteResponse { granted } => format!("vote granted={granted}"),
+        Body::PreVote { last, commit } => format!("prevote last={last} commit={commit}"),
+        Body::PreVoteResponse { granted, .. } => format!("prevote granted={granted}"),
+        Body::Vote { last, forced, commit } => {
+            format!("vote last={last} commit={commit}{}", if *forced { " forced" } else { "" })
+        }
+        Body::VoteResponse { granted, .. } => format!("vote granted={granted}"),
         Body::Append { prev, entries, commit } => format!("append prev={prev} {} commit={commit}", show_entries(entries)),
         Body::Appended { matched } => format!("appended matched={matched}"),
         Body::AppendRejected { prev, hint } => format!("rejected prev={prev} hint={hint}"),

@@ -110,10 +110,10 @@ impl Raft {
         let granted = !words.contains(&"granted=false");
         let entries = || field("entries").into_iter().flat_map(|list| list.split(',')).map(parse_entry).collect();
         let body = match *kind {
-            "prevote" if field("last").is_some() => Body::PreVote { last: log_id("last") },
-            "prevote" => Body::PreVoteResponse { granted },
-            "vote" if field("last").is_some() => Body::Vote { last: log_id("last"), forced: false },
-            "vote" => Body::VoteResponse { granted },
+            "prevote" if field("last").is_some() => Body::PreVote { last: log_id("last"), commit: log_id("commit") },
+            "prevote" => Body::PreVoteResponse { granted, commit: log_id("commit") },
+            "vote" if field("last").is_some() => Body::Vote { last: log_id("last"), forced: false, commit: log_id("commit") },
+            "vote" => Body::VoteResponse { granted, commit: log_id("commit") },
             "append" => Body::Append { prev: log_id("prev"), entries: entries(), commit: Index(number("commit")) },
             "appended" => Body::Appended { matched: Index(number("matched")) },
             "rejected" => Body::AppendRejected { prev: Index(number("prev")), hint: log_id("hint") },
