@@ -2,6 +2,7 @@
 
 mod damage;
 mod model;
+mod thread;
 mod writing;
 
 use std::path::{Path, PathBuf};

@@ -40,7 +40,7 @@ impl Run {
     fn new(seed: u64, crash_after: Option<u64>) -> Run {
         let disk = SimDisk::new(seed);
         crash_after.into_iter().for_each(|changes| disk.crash_after(changes));
-        let story = format!("replay with seed {seed}, crash after {crash_after:?}");
+        let story = format!("replay with WAL_REPLAY={seed},{}", crash_after.map_or("none".into(), |changes| changes.to_string()));
         let model = Model { entries: Vec::new(), hard_state: HardState::default() };
         Run { disk, random: SimRandom::new(seed), model, checkpoint: 0, lives: 0, story }
     }
@@ -177,11 +177,19 @@ impl Next for SimRandom {
 
 #[test]
 fn a_crash_at_any_change_of_the_disk_loses_nothing_acknowledged() {
-    for seed in 0..12 {
+    for seed in 0..10 {
         let changes = Run::new(seed, None).go();
         assert!(changes > 50, "the run is too short to mean anything");
         for crash_after in 0..changes {
             Run::new(seed << 32 | crash_after, Some(crash_after)).go();
         }
     }
+}
+
+/// `WAL_REPLAY=seed,crash_after` runs what a failure of the test above named.
+#[test]
+fn a_named_run_replays() {
+    let Ok(replay) = std::env::var("WAL_REPLAY") else { return };
+    let (seed, crash_after) = replay.split_once(',').expect("WAL_REPLAY=seed,crash_after");
+    Run::new(seed.parse().unwrap(), crash_after.parse().ok()).go();
 }

@@ -358,7 +358,6 @@ fn what_a_start_shows_survives_a_power_cut_even_if_its_sync_had_failed() {
 }
 
 #[test]
-#[cfg_attr(panic = "abort", ignore = "needs unwinding")]
 #[should_panic(expected = "entry 1/3 cannot follow 1/1")]
 fn a_gap_is_never_written() {
     let (host, _) = sim::host(1);
@@ -368,7 +367,6 @@ fn a_gap_is_never_written() {
 }
 
 #[test]
-#[cfg_attr(panic = "abort", ignore = "needs unwinding")]
 #[should_panic(expected = "entry 2/1 cannot follow 1/1, commit 1")]
 fn a_committed_entry_is_never_replaced() {
     let (host, _) = sim::host(1);
