@@ -18,3 +18,4 @@ pub mod host;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
+pub mod rpc;
