@@ -23,3 +23,4 @@ pub mod pb;
 pub mod raft;
 pub mod server;
 pub mod wal;
+pub mod rpc;
