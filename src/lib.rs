@@ -12,9 +12,11 @@
 #![deny(missing_docs)]
 #![allow(dead_code)] // while the first slice grows
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod logging;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
