@@ -112,7 +112,7 @@ impl Server {
         let reports = shared.clone();
         let wal = wal::Writer::start(log.wal, observer, Box::new(move |report| reports.inbox.ask(Ask::Wal(report))))?;
         let wal = Arc::new(wal);
-        assert!(shared.wal.set(wal.clone()).is_ok(), "set once");
+        assert!(shared.wal.set(Arc::downgrade(&wal)).is_ok(), "set once");
         let (ready, is_ready) = sync_channel(1);
         let now = host.clock.now();
         let parts = Parts {

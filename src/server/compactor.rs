@@ -87,7 +87,7 @@ mod tests {
                 compactions.push((minute, revision));
             }
         }
-        assert_eq!(compactions, [(126, 7), (186, 67), (246, 127)]);
+        assert_eq!(compactions, [(120, 1), (180, 61), (240, 121), (300, 181)]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ mod inbox;
 mod membership;
 mod run;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 pub use alarm::Alarms;
 pub use boot::Server;

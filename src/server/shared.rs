@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use super::alarm::Alarms;
 use super::command::Command;
@@ -34,8 +34,8 @@ pub(super) struct Shared {
     pub alarms: Mutex<Alarms>,
     pub members: Mutex<Membership>,
     pub inbox: Inbox,
-    /// Set once, before the first client is let in.
-    pub wal: OnceLock<Arc<wal::Writer>>,
+    /// Set once, before the first client is let in. The loop owns it, and its end is the WAL's.
+    pub wal: OnceLock<Weak<wal::Writer>>,
     pub quota_bytes: Option<u64>,
     pub max_request_bytes: usize,
     pub term: AtomicU64,
@@ -84,7 +84,7 @@ impl Shared {
     }
 
     fn disk_is_full(&self) -> bool {
-        let Some(wal) = self.wal.get() else { return false };
+        let Some(wal) = self.wal.get().and_then(Weak::upgrade) else { return false };
         (self.checkpoint_full.load(Ordering::Relaxed) || wal.reserve_bytes() < LOW_RESERVE_BYTES)
             && self.host.disk.free_bytes(&self.data_dir).is_ok_and(|free| free < FULL_DISK_BYTES)
     }
