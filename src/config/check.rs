@@ -332,7 +332,8 @@ impl Ticks {
                 "--election-timeout[{election}ms] is too long, and should be set less than {MOST_ELECTION_MS}ms"
             ));
         }
-        let (etcd_heartbeat, etcd_election) = (low.heartbeat_interval.unwrap_or(100), low.election_timeout.unwrap_or(1000));
+        let etcd_heartbeat = low.heartbeat_interval.unwrap_or(100);
+        let etcd_election = low.election_timeout.unwrap_or(1000.max(5 * etcd_heartbeat));
         let lease_ms = 3 * (etcd_election / etcd_heartbeat) / 2 * etcd_heartbeat;
         Ok(Ticks {
             heartbeat: Duration::from_millis(heartbeat),
