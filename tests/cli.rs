@@ -177,6 +177,9 @@ fn refusals_are_those_of_a_running_etcd() {
         (&[], &[("ETCD_SNAPSHOT_COUNT", "x")]),
         (&[], &[("ETCD_LISTEN_PEER_URLS", "x")]),
         (&[], &[("ETCD_CONFIG_FILE", "/nonexistent"), ("ETCD_NAME", "x")]),
+        (&["--auth-token=x"], &[]),
+        (&["--listen-metrics-urls=https://127.0.0.1:1"], &[]),
+        (&["--listen-peer-urls=https://127.0.0.1:1"], &[]),
         (&["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://a:1"], &[]),
     ];
     for (args, env) in cases {

@@ -120,6 +120,11 @@ pub fn config(low: LowArgs, log: Log, context: &Context, notices: &mut Vec<Notic
         None => vec![(cluster_name(&name), texts(&urls.advertise_peer))],
     };
     discovery_is_not_offered(&low)?;
+    if let Some(token) = &low.auth_token
+        && !matches!(token.split(',').next(), Some("simple" | "jwt"))
+    {
+        return Err("auth: invalid auth options".into());
+    }
     let max_request_bytes = max_request_bytes(&low, notices)?;
     Ok(Config {
         data_dir: data_dir(&low, &name, notices),

@@ -460,6 +460,11 @@ fn values_that_cannot_hold_are_refused_in_etcds_words() {
             &["--listen-client-http-urls=http://localhost:2379"],
             "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379",
         ),
+        (&["--auth-token=foo"], "auth: invalid auth options"),
+        (
+            &["--listen-metrics-urls=https://127.0.0.1:1"],
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url",
+        ),
         (
             &["--listen-peer-urls=https://127.0.0.1:1"],
             "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented",
