@@ -259,3 +259,105 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const NONE: [(&str, Value<'static>); 0] = [];
+
+    /// 2026-01-02T15:04:05.123456Z
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(1_767_366_245_123_456)
+    }
+
+    fn record<'a>(level: Level, target: &'a str, fields: &'a dyn kv::Source) -> log::RecordBuilder<'a> {
+        let mut builder = Record::builder();
+        builder.level(level).target(target).file(Some("/src/bramble/src/server/run.rs")).line(Some(123)).key_values(fields);
+        builder
+    }
+
+    #[test]
+    fn a_json_line_is_as_etcds() {
+        let fields: [(&str, Value<'_>); 6] = [
+            ("took", Value::from("1\"2\\\n\u{1}é")),
+            ("count", Value::from(7u64)),
+            ("delta", Value::from(-7i64)),
+            ("ok", Value::from(true)),
+            ("none", Value::null()),
+            ("error", Value::from_display(&"went wrong")),
+        ];
+        let line = json_line(
+            &record(Level::Info, "bramble", &&fields[..]).args(format_args!("ready to serve client requests")).build(),
+            now(),
+        );
+        assert_eq!(
+            line,
+            concat!(
+                r#"{"level":"info","ts":"2026-01-02T15:04:05.123456Z","caller":"server/run.rs:123","#,
+                r#""msg":"ready to serve client requests","took":"1\"2\\\n\u0001é","count":7,"delta":-7,"ok":true,"none":null,"#,
+                r#""error":"went wrong"}"#,
+                "\n"
+            )
+        );
+        let nan = [("x", Value::from(f64::NAN)), ("y", Value::from(0.5))];
+        let line = json_line(&record(Level::Warn, FATAL, &&nan[..]).args(format_args!("")).build(), now());
+        assert!(line.starts_with(r#"{"level":"fatal""#) && line.ends_with("\"x\":\"NaN\",\"y\":0.5}\n"), "{line}");
+    }
+
+    #[test]
+    fn a_line_for_people_carries_its_fields() {
+        let fields = [("key", Value::from("two words")), ("n", Value::from(7)), ("empty", Value::from(""))];
+        let line = human_line(&record(Level::Warn, "bramble::wal", &&fields[..]).args(format_args!("slow disk")).build(), now());
+        assert_eq!(line, "2026-01-02T15:04:05.123Z WARN  [bramble::wal] slow disk key=\"two words\" n=7 empty=\"\"\n");
+    }
+
+    #[test]
+    fn dates_hold_over_leap_years_and_centuries() {
+        let date = |days| civil(days);
+        assert_eq!(date(0), (1970, 1, 1));
+        assert_eq!((date(11_016), date(11_017)), ((2000, 2, 29), (2000, 3, 1)));
+        assert_eq!((date(47_540), date(47_541)), ((2100, 2, 28), (2100, 3, 1)));
+        assert_eq!((date(20_453), date(20_454)), ((2025, 12, 31), (2026, 1, 1)));
+        assert_eq!(timestamp(UNIX_EPOCH - Duration::from_secs(5), 6), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn files_are_appended_to_and_the_level_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log").to_str().unwrap().to_owned();
+        std::fs::write(&path, "before\n").unwrap();
+        let log = config::Log { json: true, level: LevelFilter::Warn, outputs: vec![path.clone()] };
+        let logger = Logger::open(&log).unwrap();
+        for level in [Level::Debug, Level::Info, Level::Warn, Level::Error] {
+            log::Log::log(&logger, &record(level, "bramble", &&NONE[..]).args(format_args!("said")).build());
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let levels: Vec<&str> = text.lines().skip(1).map(|line| line.split('"').nth(3).unwrap()).collect();
+        assert_eq!(levels, ["warn", "error"]);
+        assert!(text.starts_with("before\n"));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_dropped() {
+        let log = config::Log { json: false, level: LevelFilter::Info, outputs: vec!["/dev/full".into()] };
+        let logger = Logger::open(&log).unwrap();
+        log::Log::log(&logger, &record(Level::Error, "bramble", &&NONE[..]).args(format_args!("lost")).build());
+    }
+
+    #[test]
+    fn a_log_file_that_cannot_be_opened_is_named() {
+        let log = config::Log { json: false, level: LevelFilter::Info, outputs: vec!["/nonexistent/log".into()] };
+        let fault = Logger::open(&log).err().unwrap().to_string();
+        assert!(fault.starts_with("cannot open the log file /nonexistent/log: "), "{fault}");
+    }
+
+    #[test]
+    fn dev_null_among_the_outputs_silences_all() {
+        let outputs = vec!["/dev/null".into(), "stderr".into()];
+        let log = config::Log { json: false, level: LevelFilter::Info, outputs };
+        assert!(Logger::open(&log).unwrap().outputs.is_empty());
+    }
+}

@@ -1,4 +1,5 @@
 //! All tests that look at the crate from outside: one target, so that it links once.
 
+mod cli;
 mod raft;
 mod script;

@@ -120,6 +120,11 @@ pub fn config(low: LowArgs, log: Log, context: &Context, notices: &mut Vec<Notic
         None => vec![(cluster_name(&name), texts(&urls.advertise_peer))],
     };
     discovery_is_not_offered(&low)?;
+    if let Some(token) = &low.auth_token
+        && !matches!(token.split(',').next(), Some("simple" | "jwt"))
+    {
+        return Err("auth: invalid auth options".into());
+    }
     let max_request_bytes = max_request_bytes(&low, notices)?;
     Ok(Config {
         data_dir: data_dir(&low, &name, notices),
@@ -332,7 +337,8 @@ impl Ticks {
                 "--election-timeout[{election}ms] is too long, and should be set less than {MOST_ELECTION_MS}ms"
             ));
         }
-        let (etcd_heartbeat, etcd_election) = (low.heartbeat_interval.unwrap_or(100), low.election_timeout.unwrap_or(1000));
+        let etcd_heartbeat = low.heartbeat_interval.unwrap_or(100);
+        let etcd_election = low.election_timeout.unwrap_or(1000.max(5 * etcd_heartbeat));
         let lease_ms = 3 * (etcd_election / etcd_heartbeat) / 2 * etcd_heartbeat;
         Ok(Ticks {
             heartbeat: Duration::from_millis(heartbeat),

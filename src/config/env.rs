@@ -55,8 +55,7 @@ pub fn read(env: &Env, settings: &mut Vec<Setting>, notices: &mut Vec<Notice>) -
         match setting(found, &name, value, notices) {
             Ok(Some(setting)) => {
                 let notice = Notice::info("recognized and used environment variable");
-                let shown = if key.contains("PASSWORD") { "***" } else { value };
-                notices.push(notice.with("variable-name", key).with("variable-value", shown));
+                notices.push(notice.with("variable-name", key).with("variable-value", shown(key, value)));
                 settings.push(setting);
             }
             Ok(None) => {}
@@ -67,7 +66,12 @@ pub fn read(env: &Env, settings: &mut Vec<Setting>, notices: &mut Vec<Notice>) -
 }
 
 fn unrecognized(key: &str, value: &str) -> Notice {
-    Notice::warn("unrecognized environment variable").with("environment-variable", &format!("{key}={value}"))
+    Notice::warn("unrecognized environment variable").with("environment-variable", &format!("{key}={}", shown(key, value)))
+}
+
+/// Containers are given passwords in variables like these; a log is no place for them.
+fn shown<'a>(key: &str, value: &'a str) -> &'a str {
+    if key.contains("PASSWORD") || key.contains("SECRET") { "***" } else { value }
 }
 
 /// The flag of a variable, and the name it is meant by.

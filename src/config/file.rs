@@ -86,9 +86,6 @@ fn in_gos_words(error: &io::Error) -> String {
 /// Reads the text of a file; `path` is for messages.
 pub fn parse(path: &str, text: &str, notices: &mut Vec<Notice>) -> Result<Vec<Setting>, String> {
     let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, with_snippet: false };
-    if text.lines().all(|line| matches!(line.trim_start().bytes().next(), None | Some(b'#'))) {
-        return Ok(Vec::new());
-    }
     let document: Spanned<Node> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(1, |at| at.line().max(1));
         format!("{path}:{line}: not valid YAML: {}", error.to_string().replace('\n', " "))

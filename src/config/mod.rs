@@ -1,7 +1,7 @@
 //! Flags, environment and file become one checked [`Config`], once. Below this room nobody checks again or reads the environment.
 //!
 //! In: arguments and variables. Out: a [`Command`] or a [`Refusal`]. On the way: `flags.rs`, `env.rs` and `file.rs` each yield settings,
-//! a flag and a well-formed value; `argh` makes [`table::LowArgs`] of them, what was set; `check.rs` adds the defaults, checks values
+//! a flag and a well-formed value; `argh` makes `LowArgs` of them, what was set; `check.rs` adds the defaults, checks values
 //! against each other, and makes the [`Config`]. Always: whatever the input, an answer and no panic.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -146,25 +146,35 @@ fn has_files(tls: &Tls) -> bool {
     tls.cert_file.is_some() || tls.key_file.is_some()
 }
 
-/// Checks the flags against the URLs they are for.
+/// There is a certificate, or will be.
+fn presented(tls: &Tls) -> bool {
+    has_files(tls) || tls.auto_tls
+}
+
+/// Checks the flags against the URLs they are for, in etcd's order.
 pub fn check_urls(low: &LowArgs, client: &Tls, peer: &Tls, urls: &AllUrls, notices: &mut Vec<Notice>) -> Result<(), String> {
     let client_urls: Vec<&Url> = urls.listen_client.iter().chain(&urls.listen_client_http).collect();
-    let metrics_urls: Vec<&Url> = urls.listen_metrics.iter().filter(|url| url.scheme.tls()).collect();
     let peer_urls: Vec<&Url> = urls.listen_peer.iter().collect();
     ignored(&client_urls, client, low.client_cert_auth == Some(true), ("client-url", "http or unix", ""), notices);
     ignored(&peer_urls, peer, low.peer_client_cert_auth == Some(true), ("peer-url", "HTTP", "peer-"), notices);
-    if let Some(url) = client_urls.iter().chain(&metrics_urls).find(|url| url.scheme.tls()) {
-        if !has_files(client) && !client.auto_tls {
+    if let Some(url) = peer_urls.iter().find(|url| url.scheme.tls()) {
+        if !presented(peer) {
+            return Err(format!("cannot listen on TLS for {}: KeyFile and CertFile are not presented", url.host));
+        }
+        check_files(peer, "peer-")?;
+    }
+    if let Some(url) = client_urls.iter().find(|url| url.scheme.tls()) {
+        if !presented(client) {
             let text = "TLS key/cert (--cert-file, --key-file) must be provided for client url";
             return Err(format!("{text} {} with HTTPS scheme", url.text));
         }
         check_files(client, "")?;
     }
-    if let Some(url) = peer_urls.iter().find(|url| url.scheme.tls()) {
-        if !has_files(peer) && !peer.auto_tls {
-            return Err(format!("cannot listen on TLS for {}: KeyFile and CertFile are not presented", url.host));
+    if urls.listen_metrics.iter().any(|url| url.scheme.tls()) {
+        if !presented(client) {
+            return Err("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url".into());
         }
-        check_files(peer, "peer-")?;
+        check_files(client, "")?;
     }
     Ok(())
 }

@@ -200,6 +200,10 @@ fn check_authority(authority: &str) -> Result<(), String> {
     if !after_host.is_empty() && !port {
         return Err(format!("invalid port {} after host", quote(after_host)));
     }
+    if let Some((at, _)) = authority.match_indices('%').find(|(at, _)| !authority[*at..].starts_with("%25")) {
+        let escape: String = authority[at..].chars().take(3).collect();
+        return Err(format!("invalid URL escape {}", quote(&escape)));
+    }
     match authority.chars().find(|c| c.is_whitespace() || "<>\"{}|\\^`".contains(*c)) {
         Some(c) => Err(format!("invalid character {} in host name", quote(&c.to_string()))),
         None => Ok(()),
