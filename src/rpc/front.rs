@@ -9,10 +9,12 @@ use bytes::{Bytes, BytesMut};
 use futures_lite::AsyncReadExt;
 use http::{Response, StatusCode, header};
 use smol::Executor;
+use smol::lock::Semaphore;
 
 use super::allowance::Allowance;
 use super::grpc::{Peer, Services};
 use super::http::{Body, Endpoints};
+use super::listen::connection_limit;
 use super::stop::{Guest, Phase, Stop};
 use super::stream::{Io, Stream};
 use super::timers::{Timers, within};
@@ -41,6 +43,8 @@ pub struct Settings {
     pub keepalive_timeout: Duration,
     /// Bytes of requests that are read or answered at a time, in the whole process. Above it, requests are refused.
     pub request_memory: usize,
+    /// Connections at a time. Further ones wait in the kernel.
+    pub max_connections: usize,
 }
 
 impl Settings {
@@ -53,6 +57,7 @@ impl Settings {
             keepalive_timeout: config.keepalive_timeout,
             // One request of any allowed size has to fit.
             request_memory: REQUESTS.max(config.max_request_bytes.saturating_add(OVERHEAD).saturating_mul(2)),
+            max_connections: connection_limit(),
         }
     }
 
@@ -104,6 +109,7 @@ pub struct Front {
     executor: Arc<Executor<'static>>,
     timers: Arc<dyn Timers>,
     requests: Arc<Allowance>,
+    connections: Arc<Semaphore>,
     stop: Arc<Stop>,
 }
 
@@ -111,7 +117,8 @@ impl Front {
     /// Nothing is listened to yet.
     pub fn new(settings: Settings, executor: Arc<Executor<'static>>, timers: Arc<dyn Timers>) -> Arc<Front> {
         let requests = Allowance::new(settings.request_memory);
-        Arc::new(Front { settings, executor, timers, requests, stop: Arc::default() })
+        let connections = Arc::new(Semaphore::new(settings.max_connections));
+        Arc::new(Front { settings, executor, timers, requests, connections, stop: Arc::default() })
     }
 
     /// Serves one connection to its end. The seam: `io` may be anything.
@@ -133,6 +140,10 @@ impl Front {
 
     pub(super) fn guest(&self) -> Guest {
         self.stop.guest()
+    }
+
+    pub(super) fn connections(&self) -> &Arc<Semaphore> {
+        &self.connections
     }
 
     pub(super) fn executor(&self) -> &Arc<Executor<'static>> {
