@@ -12,10 +12,14 @@
 #![deny(missing_docs)]
 #![allow(dead_code)] // while the first slice grows
 
+pub mod backend;
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod mvcc;
+pub mod lease;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
 pub mod rpc;
+pub mod wal;

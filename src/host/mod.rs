@@ -3,6 +3,7 @@
 //! A leaf: every room but `raft` and `lease` may name it, and those two take what they need as arguments.
 
 mod real;
+pub mod sim;
 
 pub use real::{BootClock, OsDisk, OsRandom};
 

@@ -1,0 +1,164 @@
+//! What the store holds in memory, and the one-row steps that every read and write is made of. No locks here.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::key_index::{KeyIndex, Live};
+use super::key_range::KeyRange;
+use super::recent::Recent;
+use super::row::{RowHead, encode_row};
+use super::{Revision, read::RowSource};
+use crate::error::Fault;
+
+/// The index, the recent rows and the two revisions that bound history.
+pub(super) struct State {
+    pub index: BTreeMap<Box<[u8]>, KeyIndex>,
+    pub recent: Recent,
+    /// The newest main revision.
+    pub current: i64,
+    /// Reads below it are refused; -1 before the first compaction.
+    pub compacted: i64,
+    /// How far the index has been pruned for `compacted`.
+    pub pruning: Pruning,
+    /// Revisions that compaction took out of the index and that still have rows, by the compaction that did it.
+    pub garbage: VecDeque<(i64, Vec<Revision>)>,
+    /// Keys that exist now.
+    pub live_keys: usize,
+}
+
+/// Pruning walks the index in steps, so that nobody waits for a whole walk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pruning {
+    /// The index holds nothing below the compacted revision.
+    Done,
+    /// Keys before this one are done.
+    From(Box<[u8]>),
+}
+
+/// What a write did to one key.
+#[derive(Debug)]
+pub struct Change {
+    /// Where the new row stands.
+    pub revision: Revision,
+    /// The key, a slice of `row`.
+    pub key: Bytes,
+    /// The new row; a tombstone for a deletion.
+    pub row: Bytes,
+    /// The lease the key now hangs on; 0 for none or a deletion.
+    pub lease: i64,
+    /// Whether the key was deleted.
+    pub deleted: bool,
+    /// Where the old row stands, if the key existed.
+    pub prev: Option<Revision>,
+}
+
+impl State {
+    pub fn new() -> State {
+        State {
+            index: BTreeMap::new(),
+            recent: Recent::default(),
+            current: 1,
+            compacted: -1,
+            pruning: Pruning::Done,
+            garbage: VecDeque::new(),
+            live_keys: 0,
+        }
+    }
+
+    /// Keys of a range with their index, in key order.
+    pub fn keys<'s>(&'s self, range: &KeyRange<'_>) -> impl Iterator<Item = (&'s [u8], &'s KeyIndex)> + use<'s> {
+        let found = if range.is_empty() { None } else { Some(self.index.range::<[u8], _>(range.bounds())) };
+        found.into_iter().flatten().map(|(key, index)| (&key[..], index))
+    }
+
+    /// The key as it is now.
+    pub fn live(&self, key: &[u8]) -> Option<Live> {
+        self.index.get(key).and_then(KeyIndex::live)
+    }
+
+    /// The row at a revision that the index names.
+    pub fn row(&self, revision: Revision, source: &mut RowSource<'_>) -> Result<Bytes, Fault> {
+        match self.recent.get(revision) {
+            Some(row) => Ok(row.clone()),
+            None => source.stored(revision),
+        }
+    }
+
+    /// Writes `key` at `revision`.
+    pub fn put(&mut self, revision: Revision, key: &[u8], value: &[u8], lease: i64) -> Change {
+        let prev = self.live(key);
+        let (create_revision, version) = prev.map_or((revision.main, 1), |live| (live.create_revision, live.version + 1));
+        let row = encode_row(&RowHead { key, create_revision, mod_revision: revision.main, version, value, lease });
+        match self.index.get_mut(key) {
+            Some(index) => index.put(revision, create_revision, version),
+            None => {
+                self.index.insert(key.into(), KeyIndex::of_put(revision, create_revision, version));
+            }
+        }
+        self.live_keys += usize::from(prev.is_none());
+        self.recent.push(revision, row.clone());
+        Change { revision, key: key_of(&row), row, lease, deleted: false, prev: prev.map(|live| live.revision) }
+    }
+
+    /// Deletes `key`, which must exist, at `revision`.
+    pub fn delete(&mut self, revision: Revision, key: &[u8]) -> Change {
+        let index = self.index.get_mut(key).expect("only a key that exists is deleted");
+        let prev = index.live().expect("only a key that exists is deleted");
+        index.delete(revision);
+        self.live_keys -= 1;
+        let row = encode_row(&RowHead { key, ..RowHead::default() });
+        self.recent.push(revision, row.clone());
+        Change { revision, key: key_of(&row), row, lease: 0, deleted: true, prev: Some(prev.revision) }
+    }
+
+    /// Adds a row read back from the checkpoint. Rows come in revision order.
+    pub fn load(&mut self, revision: Revision, head: &RowHead<'_>) {
+        let existed = self.live(head.key).is_some();
+        let known = self.index.get_mut(head.key);
+        if head.is_tombstone() {
+            match known {
+                Some(index) => index.delete(revision),
+                None => {
+                    self.index.insert(head.key.into(), KeyIndex::of_tombstone(revision));
+                }
+            }
+            self.live_keys -= usize::from(existed);
+        } else {
+            match known {
+                Some(index) => index.put(revision, head.create_revision, head.version),
+                None => {
+                    self.index.insert(head.key.into(), KeyIndex::of_put(revision, head.create_revision, head.version));
+                }
+            }
+            self.live_keys += usize::from(!existed);
+        }
+        self.current = self.current.max(revision.main);
+    }
+
+    /// Prunes up to `limit` keys. Returns whether the walk is done.
+    pub fn prune(&mut self, limit: usize) -> bool {
+        let Pruning::From(from) = &self.pruning else { return true };
+        let (mut dropped, mut empty) = (Vec::new(), Vec::new());
+        let mut walk = self.index.range_mut::<[u8], _>((std::ops::Bound::Included(&from[..]), std::ops::Bound::Unbounded));
+        for (key, index) in walk.by_ref().take(limit) {
+            if !index.compact(self.compacted, &mut dropped) {
+                empty.push(key.clone());
+            }
+        }
+        self.pruning = walk.next().map_or(Pruning::Done, |(key, _)| Pruning::From(key.clone()));
+        for key in empty {
+            self.index.remove(&key);
+        }
+        if !dropped.is_empty() {
+            self.garbage.push_back((self.compacted, dropped));
+        }
+        self.pruning == Pruning::Done
+    }
+}
+
+/// The key inside a row that we encoded: field 1, so a tag byte, a length and the bytes.
+fn key_of(row: &Bytes) -> Bytes {
+    let head = RowHead::parse(row).expect("we encoded it");
+    row.slice_ref(head.key)
+}

@@ -1,0 +1,78 @@
+//! What members tell each other.
+
+use super::types::{Entry, Index, LogId, MemberId, Term};
+
+/// A message between two members. The network may drop, double, delay and reorder it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The sender.
+    pub from: MemberId,
+    /// The receiver.
+    pub to: MemberId,
+    /// The sender's term; for a [`Body::PreVote`] and the grant of one, the term that the candidate would take.
+    pub term: Term,
+    /// What is said.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Would you vote for me? Changes nothing at the receiver (thesis §9.6).
+    PreVote {
+        /// The end of the candidate's log.
+        last: LogId,
+    },
+    /// The answer to [`Body::PreVote`].
+    PreVoteResponse {
+        /// Whether the candidate may count on us.
+        granted: bool,
+    },
+    /// Vote for me (paper §5.2).
+    Vote {
+        /// The end of the candidate's log.
+        last: LogId,
+        /// The old leader asked for this election, so that a living leader is no reason to refuse (thesis §3.10).
+        forced: bool,
+    },
+    /// The answer to [`Body::Vote`].
+    VoteResponse {
+        /// Whether we voted for the candidate.
+        granted: bool,
+    },
+    /// Entries of the leader's log (paper §5.3). Empty ones tell the commit index or ask whether `prev` matches.
+    Append {
+        /// The entry just before `entries`.
+        prev: LogId,
+        /// Entries from `prev.index + 1` on, without a gap.
+        entries: Vec<Entry>,
+        /// The leader's commit index.
+        commit: Index,
+    },
+    /// Our log equals the leader's up to here, and is durable up to here.
+    Appended {
+        /// `prev.index` plus the number of entries of the request, never more.
+        matched: Index,
+    },
+    /// Our log has no entry like `prev`.
+    AppendRejected {
+        /// `prev.index` of the request.
+        prev: Index,
+        /// The last of our entries that may still match: index at most `prev.index`, term at most `prev.term`.
+        hint: LogId,
+    },
+    /// The leader lives.
+    Heartbeat {
+        /// The leader's commit index, but no more than what it knows us to hold.
+        commit: Index,
+        /// Number of the leader's latest read round; see `read_only.rs`.
+        round: u64,
+    },
+    /// The answer to [`Body::Heartbeat`].
+    HeartbeatResponse {
+        /// As in the heartbeat.
+        round: u64,
+    },
+    /// The leader hands its office to the receiver: campaign at once (thesis §3.10).
+    TimeoutNow,
+}

@@ -1,0 +1,232 @@
+//! The checkpoint's own thread, the only one that writes to LMDB. In: [`Job`]s from the loop, each holding everything it needs,
+//! taken at one applied index. Out: [`Outcome`]s to the loop's inbox.
+//!
+//! Always: rows, applied index, leases, alarms and membership of one moment go in one LMDB transaction.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use prost::Message;
+
+use super::inbox::{Ask, Reply};
+use super::membership::{Member, Membership};
+use super::shared::Shared;
+use crate::backend::{Backend, Reader, Table, WriteError, Writer};
+use crate::error::{Error, Fault};
+use crate::lease::{LeaseId, LeaseRecord};
+use crate::mvcc;
+use crate::pb::etcdserverpb::{self as pb, AlarmMember};
+use crate::raft::{Index, LogId, Term};
+use crate::wal;
+
+/// The version of the checkpoint's tables.
+const FORMAT: u64 = 1;
+const META_FORMAT: &[u8] = b"format";
+const META_CLUSTER: &[u8] = b"cluster_id";
+const META_MEMBER: &[u8] = b"member_id";
+const META_APPLIED_INDEX: &[u8] = b"applied_index";
+const META_APPLIED_TERM: &[u8] = b"applied_term";
+const META_CLUSTER_VERSION: &[u8] = b"cluster_version";
+
+/// A lease that changed since the last checkpoint, and what to store of it.
+pub(super) type LeaseChange = (LeaseId, Option<LeaseRecord>);
+
+/// Everything a checkpoint writes.
+pub(super) struct Snapshot {
+    pub identity: wal::Identity,
+    pub applied: LogId,
+    pub rows: mvcc::Checkpoint,
+    pub leases: Vec<LeaseChange>,
+    /// If they changed.
+    pub alarms: Option<Vec<AlarmMember>>,
+    /// If it changed.
+    pub membership: Option<Membership>,
+}
+
+pub(super) enum Job {
+    Checkpoint(Box<Snapshot>),
+    /// Prune the index for the last compaction.
+    Prune,
+    Defragment(Reply<()>),
+}
+
+pub(super) enum Outcome {
+    /// Everything up to here is in the checkpoint.
+    Written(LogId),
+    /// No room. What the next one has to write too.
+    Full(Box<Snapshot>),
+    /// The index is pruned.
+    Pruned,
+}
+
+/// What a start finds in the checkpoint.
+#[derive(Default)]
+pub(super) struct Stored {
+    pub identity: Option<wal::Identity>,
+    pub applied: LogId,
+    pub leases: Vec<LeaseRecord>,
+    pub alarms: Vec<AlarmMember>,
+    pub membership: Membership,
+}
+
+/// The thread.
+pub(super) struct Checkpointer {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpointer {
+    pub fn start(backend: Arc<Backend>, shared: Arc<Shared>) -> Result<Checkpointer, Fault> {
+        let (jobs, todo) = channel();
+        let work = move || run(&backend, &shared, &todo);
+        let thread = thread::Builder::new().name("checkpoint".into()).spawn(work);
+        let thread = thread.map_err(|e| Fault::new(format!("cannot start the checkpoint thread: {e}")))?;
+        Ok(Checkpointer { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    pub fn submit(&self, job: Job) {
+        self.jobs.as_ref().expect("open until the end").send(job).expect("a panic would have ended the process");
+    }
+}
+
+impl Drop for Checkpointer {
+    /// Finishes the jobs that wait.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("a panic would have ended the process");
+        }
+    }
+}
+
+fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
+    for job in todo {
+        match job {
+            Job::Prune => {
+                while shared.store.prune_step() {
+                    // Readers and the loop wait for the same lock: let them go first.
+                    thread::yield_now();
+                }
+                shared.inbox.ask(Ask::Checkpoint(Outcome::Pruned));
+            }
+            Job::Checkpoint(snapshot) => {
+                let begun = Instant::now();
+                match backend.write(|writer| snapshot.write(writer)) {
+                    Ok(()) => {
+                        shared.store.checkpointed(&snapshot.rows);
+                        log::debug!("checkpoint at {} written in {:?}", snapshot.applied, begun.elapsed());
+                        shared.inbox.ask(Ask::Checkpoint(Outcome::Written(snapshot.applied)));
+                    }
+                    Err(WriteError::Full(why)) => {
+                        log::error!("the checkpoint could not be written, and will be tried again: {why}");
+                        shared.inbox.ask(Ask::Checkpoint(Outcome::Full(snapshot)));
+                    }
+                    Err(WriteError::Fault(fault)) => shared.inbox.ask(Ask::Fail(fault)),
+                }
+            }
+            Job::Defragment(reply) => {
+                let result = match backend.defragment() {
+                    Ok(()) => Ok(()),
+                    Err(WriteError::Full(why)) => {
+                        log::error!("the checkpoint could not be defragmented: {why}");
+                        Err(Error::NoSpace)
+                    }
+                    Err(WriteError::Fault(fault)) => {
+                        shared.inbox.ask(Ask::Fail(fault));
+                        Err(Error::Stopped)
+                    }
+                };
+                // The client may have gone.
+                let _ = reply.send(result);
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    fn write(&self, writer: &mut Writer<'_>) -> Result<(), WriteError> {
+        let mut number = |name: &[u8], value: u64| writer.put(Table::Meta, name, &value.to_be_bytes());
+        number(META_FORMAT, FORMAT)?;
+        number(META_CLUSTER, self.identity.cluster_id)?;
+        number(META_MEMBER, self.identity.member_id)?;
+        number(META_APPLIED_INDEX, self.applied.index.0)?;
+        number(META_APPLIED_TERM, self.applied.term.0)?;
+        for (id, record) in &self.leases {
+            let key = id.0.to_be_bytes();
+            match record {
+                Some(record) => writer.put(Table::Lease, &key, &encode_lease(record))?,
+                None => writer.delete(Table::Lease, &key)?,
+            }
+        }
+        if let Some(alarms) = &self.alarms {
+            writer.clear(Table::Alarm)?;
+            for (n, alarm) in alarms.iter().enumerate() {
+                writer.put(Table::Alarm, &(n as u32).to_be_bytes(), &alarm.encode_to_vec())?;
+            }
+        }
+        if let Some(membership) = &self.membership {
+            writer.clear(Table::Member)?;
+            for member in membership.list() {
+                writer.put(Table::Member, &member.id.0.to_be_bytes(), &pb::Member::from(&member).encode_to_vec())?;
+            }
+            if let Some(version) = membership.cluster_version() {
+                writer.put(Table::Meta, META_CLUSTER_VERSION, version.as_bytes())?;
+            }
+        }
+        self.rows.write(writer)
+    }
+}
+
+impl Stored {
+    /// Reads everything but the rows.
+    pub fn read(backend: &Backend) -> Result<Stored, Fault> {
+        let mut reader = backend.reader()?;
+        let Some(format) = number(&mut reader, META_FORMAT)? else { return Ok(Stored::default()) };
+        if format != FORMAT {
+            return Err(Fault::new(format!("the checkpoint has format {format}, and this bramble knows {FORMAT}: use the version that wrote it")));
+        }
+        let mut required = |name: &[u8]| {
+            let missing = || Fault::new(format!("the checkpoint is damaged: it lacks {}", String::from_utf8_lossy(name)));
+            number(&mut reader, name)?.ok_or_else(missing)
+        };
+        let identity = wal::Identity { cluster_id: required(META_CLUSTER)?, member_id: required(META_MEMBER)? };
+        let applied = LogId { index: Index(required(META_APPLIED_INDEX)?), term: Term(required(META_APPLIED_TERM)?) };
+        let cluster_version = reader.get(Table::Meta, META_CLUSTER_VERSION)?.map(|v| String::from_utf8_lossy(v).into_owned());
+        let leases = rows(&reader, Table::Lease, |key, value| decode_lease(key, value))?;
+        let alarms = rows(&reader, Table::Alarm, |_, value| AlarmMember::decode(value).ok())?;
+        let members: Vec<Member> = rows(&reader, Table::Member, |_, value| pb::Member::decode(value).ok().map(Member::from))?;
+        Ok(Stored { identity: Some(identity), applied, leases, alarms, membership: Membership::of(members, cluster_version) })
+    }
+}
+
+fn number(reader: &mut Reader, name: &[u8]) -> Result<Option<u64>, Fault> {
+    let Some(bytes) = reader.get(Table::Meta, name)? else { return Ok(None) };
+    let wrong = |_| Fault::new(format!("the checkpoint is damaged: its {} is not a number", String::from_utf8_lossy(name)));
+    bytes.try_into().map(u64::from_be_bytes).map(Some).map_err(wrong)
+}
+
+fn rows<T>(reader: &Reader, table: Table, decode: impl Fn(&[u8], &[u8]) -> Option<T>) -> Result<Vec<T>, Fault> {
+    let mut rows = Vec::new();
+    reader.scan(table, b"", |key, value| {
+        rows.push(decode(key, value).ok_or_else(|| Fault::new(format!("the checkpoint holds a row of {table:?} that cannot be read")))?);
+        Ok(true)
+    })?;
+    Ok(rows)
+}
+
+/// Granted seconds, and remaining seconds or -1.
+fn encode_lease(record: &LeaseRecord) -> [u8; 16] {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&record.ttl_secs.to_be_bytes());
+    value[8..].copy_from_slice(&record.remaining_secs.unwrap_or(-1).to_be_bytes());
+    value
+}
+
+fn decode_lease(key: &[u8], value: &[u8]) -> Option<LeaseRecord> {
+    let id = LeaseId(i64::from_be_bytes(key.try_into().ok()?));
+    let (ttl, remaining) = value.split_first_chunk::<8>()?;
+    let remaining = i64::from_be_bytes(remaining.try_into().ok()?);
+    Some(LeaseRecord { id, ttl_secs: i64::from_be_bytes(*ttl), remaining_secs: (remaining >= 0).then_some(remaining) })
+}

@@ -1,0 +1,112 @@
+//! What the loop and its clients share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use super::alarm::Alarms;
+use super::command::Command;
+use super::inbox::{Inbox, Proposal};
+use super::membership::Membership;
+use crate::error::Error;
+use crate::host::Host;
+use crate::lease::Lessor;
+use crate::mvcc::Store;
+use crate::mvcc::watch::Hub;
+use crate::pb::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmAction};
+use crate::raft::MemberId;
+use crate::wal;
+
+/// Free bytes below which a growing command is refused once the WAL cannot prepare its next segment.
+const FULL_DISK_BYTES: u64 = 16 << 20;
+/// Room in the WAL below which the disk is asked how full it is.
+const LOW_RESERVE_BYTES: u64 = 2 << 20;
+/// Bytes in memory and not yet in the checkpoint above which growing commands have to wait: the checkpoint's disk has stalled.
+const MAX_RECENT_BYTES: u64 = 64 << 20;
+
+pub(super) struct Shared {
+    pub identity: wal::Identity,
+    pub host: Host,
+    pub data_dir: PathBuf,
+    pub store: Arc<Store>,
+    pub hub: Arc<Hub>,
+    pub lessor: Mutex<Lessor>,
+    pub alarms: Mutex<Alarms>,
+    pub members: Mutex<Membership>,
+    pub inbox: Inbox,
+    /// Set once, before the first client is let in.
+    pub wal: OnceLock<Arc<wal::Writer>>,
+    pub quota_bytes: Option<u64>,
+    pub max_request_bytes: usize,
+    pub term: AtomicU64,
+    pub committed: AtomicU64,
+    pub applied: AtomicU64,
+    /// 0 for none.
+    pub leader: AtomicU64,
+    /// This member is the only voter, leads, and has applied its first entry: every read is linearizable as it is.
+    pub reads_are_linearizable: AtomicBool,
+    /// Bytes that the quota counts: pages in use, and what waits to get into them.
+    pub used_bytes: AtomicU64,
+    pub recent_bytes: AtomicU64,
+    /// The last checkpoint found no room.
+    pub checkpoint_full: AtomicBool,
+    pub request_ids: AtomicU64,
+}
+
+impl Shared {
+    pub fn lessor(&self) -> MutexGuard<'_, Lessor> {
+        self.lessor.lock().expect("the loop panicked")
+    }
+
+    pub fn leader(&self) -> Option<MemberId> {
+        Some(self.leader.load(Ordering::Relaxed)).filter(|id| *id != 0).map(MemberId)
+    }
+
+    pub fn next_request_id(&self) -> u64 {
+        self.request_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Refuses a command that this member has no room for. Local: what was let into the log is judged by replicated state only.
+    pub fn admit(self: &Arc<Self>, command: &Command) -> Result<(), Error> {
+        if !command.grows() {
+            return Ok(());
+        }
+        if let Some(quota) = self.quota_bytes
+            && self.used_bytes.load(Ordering::Relaxed).saturating_add(command.cost()) > quota
+        {
+            self.raise_no_space();
+            return Err(Error::NoSpace);
+        }
+        if self.recent_bytes.load(Ordering::Relaxed) > MAX_RECENT_BYTES {
+            return Err(if self.checkpoint_full.load(Ordering::Relaxed) { Error::NoSpace } else { Error::TooManyRequests });
+        }
+        if self.disk_is_full() { Err(Error::NoSpace) } else { Ok(()) }
+    }
+
+    fn disk_is_full(&self) -> bool {
+        let Some(wal) = self.wal.get() else { return false };
+        (self.checkpoint_full.load(Ordering::Relaxed) || wal.reserve_bytes() < LOW_RESERVE_BYTES)
+            && self.host.disk.free_bytes(&self.data_dir).is_ok_and(|free| free < FULL_DISK_BYTES)
+    }
+
+    /// Tells the cluster, through the log, that this member is over its quota.
+    fn raise_no_space(self: &Arc<Self>) {
+        if self.alarms.lock().expect("the loop panicked").is_active(AlarmType::Nospace) {
+            return;
+        }
+        log::warn!("the store is over its quota of {} bytes: raising the NOSPACE alarm", self.quota_bytes.unwrap_or(0));
+        self.propose_own(Command::Alarm(AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.identity.member_id,
+            alarm: AlarmType::Nospace as i32,
+        }));
+    }
+
+    /// Proposes a command of the server's own. A full inbox drops it: whoever wanted it will want it again.
+    pub fn propose_own(&self, command: Command) {
+        let data = command.encode(self.next_request_id());
+        if let Err(error) = self.inbox.propose(Proposal { command, data, reply: None }) {
+            log::debug!("a command of the server's own was not taken: {error:?}");
+        }
+    }
+}

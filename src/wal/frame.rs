@@ -1,0 +1,187 @@
+//! Frames: the unit of append, one for each sync.
+//!
+//! A frame is a header, a payload of records and zeros up to a whole sector. Its CRC covers all of that, names the segment (by
+//! nonce) and the frame before (by that one's CRC: the chain), so a frame is valid in one place only. A seal is a frame without
+//! payload that ends a segment: it says that the next segment exists.
+
+use std::io;
+
+use crate::host::File;
+use crate::raft::{Entry, HardState};
+
+use super::record;
+use super::segment::{SECTOR, u32_at, u64_at};
+
+/// Bytes of a frame's header.
+pub(super) const HEADER: usize = 24;
+const CRC_AT: usize = 20;
+/// Below this the write buffer is kept, above it is given back when it is no longer needed.
+const BUFFER_KEPT: usize = 64 * 1024;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It holds records.
+    Records,
+    /// It ends a segment.
+    Seal,
+}
+
+impl Kind {
+    fn magic(self) -> [u8; 4] {
+        match self {
+            Kind::Records => *b"FRAM",
+            Kind::Seal => *b"SEAL",
+        }
+    }
+}
+
+/// A frame's header, all but the CRC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub kind: Kind,
+    /// Bytes of records, without header and padding.
+    pub payload: u32,
+    /// Its segment's nonce.
+    pub nonce: u64,
+    /// The chain before it.
+    pub previous: u32,
+}
+
+impl Header {
+    fn encode(&self) -> [u8; CRC_AT] {
+        let mut bytes = [0; CRC_AT];
+        bytes[..4].copy_from_slice(&self.kind.magic());
+        bytes[4..8].copy_from_slice(&self.payload.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.nonce.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.previous.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the header at the start of a sector; `None` if there is none with this nonce. The CRC is not looked at.
+    pub(super) fn decode(sector: &[u8], nonce: u64) -> Option<Header> {
+        let kind = [Kind::Records, Kind::Seal].into_iter().find(|kind| sector[..4] == kind.magic())?;
+        let header = Header { kind, payload: u32_at(sector, 4), nonce: u64_at(sector, 8), previous: u32_at(sector, 16) };
+        (header.nonce == nonce).then_some(header)
+    }
+
+    /// Bytes of the whole frame.
+    pub(super) fn total(&self) -> u64 {
+        total(self.payload as usize)
+    }
+}
+
+/// Bytes of a frame with this payload: whole sectors.
+pub(super) fn total(payload: usize) -> u64 {
+    (HEADER as u64 + payload as u64).next_multiple_of(SECTOR as u64)
+}
+
+/// The CRC of a whole frame, if it is the one its header gives.
+pub(super) fn check(frame: &[u8]) -> Option<u32> {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..CRC_AT]), &frame[HEADER..]);
+    (u32_at(frame, CRC_AT) == crc).then_some(crc)
+}
+
+/// The buffer that frames are encoded in. It never grows beyond its cap: a longer frame leaves in pieces.
+///
+/// A later path with `O_DIRECT | O_DSYNC` belongs here: offsets and lengths are whole sectors already, and only the buffer's
+/// address would have to be aligned.
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    cap: usize,
+}
+
+impl Buffer {
+    /// A buffer of at most `cap` bytes, rounded to whole sectors, at least two.
+    pub(super) fn new(cap: usize) -> Buffer {
+        Buffer { bytes: Vec::new(), cap: cap.next_multiple_of(SECTOR).max(2 * SECTOR) }
+    }
+
+    /// Writes one frame at `at`; one write unless it is longer than the cap. Returns its CRC. Nothing is synced.
+    pub(super) fn write(
+        &mut self,
+        file: &dyn File,
+        at: u64,
+        header: Header,
+        hard_state: Option<HardState>,
+        entries: &[Entry],
+    ) -> io::Result<u32> {
+        let total = header.total();
+        self.fit(usize::try_from(total).unwrap_or(usize::MAX));
+        let start = header.encode();
+        let mut pieces = Pieces { file, start: at, at, buffer: self, crc: crc32c::crc32c(&start), head: None };
+        pieces.buffer.bytes.extend_from_slice(&start);
+        pieces.buffer.bytes.extend_from_slice(&[0; HEADER - CRC_AT]);
+        record::encode(hard_state, entries, |piece| pieces.put(piece))?;
+        pieces.finish(total)
+    }
+
+    /// Room for the frame that comes, and no more than [`BUFFER_KEPT`] or four times its need for those that are over.
+    fn fit(&mut self, total: usize) {
+        self.bytes.clear();
+        let wanted = total.min(self.cap);
+        if self.bytes.capacity() > BUFFER_KEPT.max(wanted.saturating_mul(4)) {
+            self.bytes.shrink_to(BUFFER_KEPT.max(wanted));
+        }
+        self.bytes.reserve_exact(wanted);
+    }
+}
+
+/// A frame under way. Its first sector holds the CRC of all the others, so it leaves last.
+struct Pieces<'a> {
+    file: &'a dyn File,
+    start: u64,
+    /// Where the buffer's first byte goes.
+    at: u64,
+    buffer: &'a mut Buffer,
+    crc: u32,
+    head: Option<[u8; SECTOR]>,
+}
+
+impl Pieces<'_> {
+    fn put(&mut self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            if self.buffer.bytes.len() == self.buffer.cap {
+                self.flush()?;
+            }
+            let (now, later) = data.split_at(data.len().min(self.buffer.cap - self.buffer.bytes.len()));
+            self.buffer.bytes.extend_from_slice(now);
+            data = later;
+        }
+        Ok(())
+    }
+
+    /// Adds what the buffer holds to the CRC, which starts behind its own field.
+    fn add_to_crc(&mut self) {
+        let from = if self.at == self.start { HEADER } else { 0 };
+        self.crc = crc32c::crc32c_append(self.crc, &self.buffer.bytes[from..]);
+    }
+
+    /// Writes the buffer, but for the frame's first sector.
+    fn flush(&mut self) -> io::Result<()> {
+        self.add_to_crc();
+        let from = if self.at == self.start { SECTOR } else { 0 };
+        if from > 0 {
+            self.head = Some(self.buffer.bytes[..SECTOR].try_into().expect("a sector"));
+        }
+        self.file.write_at(&self.buffer.bytes[from..], self.at + from as u64)?;
+        self.at += self.buffer.bytes.len() as u64;
+        self.buffer.bytes.clear();
+        Ok(())
+    }
+
+    fn finish(mut self, total: u64) -> io::Result<u32> {
+        let padded = usize::try_from(self.start + total - self.at).expect("at most the buffer's cap");
+        self.buffer.bytes.resize(padded, 0);
+        let Some(mut head) = self.head else {
+            self.add_to_crc();
+            self.buffer.bytes[CRC_AT..HEADER].copy_from_slice(&self.crc.to_le_bytes());
+            self.file.write_at(&self.buffer.bytes, self.at)?;
+            return Ok(self.crc);
+        };
+        self.flush()?;
+        head[CRC_AT..HEADER].copy_from_slice(&self.crc.to_le_bytes());
+        self.file.write_at(&head, self.start)?;
+        Ok(self.crc)
+    }
+}

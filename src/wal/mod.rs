@@ -1,0 +1,462 @@
+//! The write-ahead log: the durable truth. In: hard states and entries. Out: their durability, and after a start the log as it was.
+//!
+//! What it assumes of the disk: a synced write stays; an unsynced one may be lost, reordered or torn within its own sectors, and
+//! touches no others; a rename is whole or not done. What is always true:
+//!
+//! - One frame holds all that was queued, and costs one write and one sync. The next frame is written only after that sync.
+//! - What was acknowledged is never written again with other bytes: frames fill whole sectors.
+//! - Frames go to space that was written and synced before, so an append needs no allocation, and only the birth of a segment
+//!   can find the disk full.
+//! - A start cuts the torn, unacknowledged tail of the newest segment and nothing else. Other damage is refused, with file, offset
+//!   and remedy.
+//! - After a failed sync nothing is tried again: the kernel may have dropped the pages and call them clean.
+//!
+//! ARCHITECTURE.md describes the format byte by byte. [`Writer`] is the thread that owns a [`Wal`].
+
+mod frame;
+mod record;
+mod recover;
+mod segment;
+mod spare;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::Fault;
+use crate::host::Host;
+use crate::raft::{Entry, HardState, Index, LogId};
+
+use frame::{Buffer, Kind};
+use recover::{Listing, Replayed};
+use segment::{Header, Name, SECTOR, Segment};
+use spare::{Closed, Pool, Spare};
+
+pub use spare::{Chore, ChoreDone};
+pub use writer::{NoObserver, Observer, Report, Synced, Writer};
+
+/// Whose log it is. Stands in every segment, so that a file from elsewhere is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// The member's id.
+    pub member_id: u64,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "member {:x} of cluster {:x}", self.member_id, self.cluster_id)
+    }
+}
+
+/// How the log is laid out. Files keep the length they were made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Length of a segment in bytes, rounded up to whole sectors. A frame that is longer gets a segment of its own length.
+    pub segment_bytes: u64,
+    /// Released segments to keep for later; more are removed.
+    pub max_spares: usize,
+    /// The most that a frame takes in memory. A longer one is written in pieces.
+    pub buffer_bytes: usize,
+    /// Never sync: for tests of others. A power cut may then lose or damage everything.
+    pub no_fsync: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { segment_bytes: 4 << 20, max_spares: 4, buffer_bytes: 1 << 20, no_fsync: false }
+    }
+}
+
+impl Options {
+    fn checked(self) -> Options {
+        let segment_bytes = self.segment_bytes.next_multiple_of(SECTOR as u64).max(4 * SECTOR as u64);
+        Options { segment_bytes, ..self }
+    }
+}
+
+/// What a start found.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Whose log it is.
+    pub identity: Identity,
+    /// The last hard state.
+    pub hard_state: HardState,
+    /// The log's last entry. If it is below what the checkpoint has, the checkpoint and this log do not belong together.
+    pub last: LogId,
+    /// Entries above the index that was asked for, without a gap.
+    pub entries: Vec<Entry>,
+    /// Where an unacknowledged frame was cut off, if one was: file and byte.
+    pub torn: Option<(PathBuf, u64)>,
+}
+
+/// Why an append did not happen.
+#[derive(Debug)]
+pub enum AppendError {
+    /// The disk is full. Nothing changed, and the same append may be tried again.
+    Full,
+    /// The process has to end.
+    Fault(Fault),
+}
+
+impl From<Fault> for AppendError {
+    fn from(fault: Fault) -> AppendError {
+        AppendError::Fault(fault)
+    }
+}
+
+/// Sorts an IO error: a full disk can be waited out, everything else can't.
+fn failed(doing: &str, path: &Path, error: &io::Error) -> AppendError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::Full,
+        _ => AppendError::Fault(Fault::io(doing, path, error)),
+    }
+}
+
+/// What an append cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Bytes written, padding included.
+    pub bytes: u64,
+    /// Time that the sync took.
+    pub sync: Duration,
+}
+
+/// The log, open for appending. Every method that names the disk blocks.
+pub struct Wal {
+    host: Host,
+    dir: PathBuf,
+    options: Options,
+    current: Segment,
+    /// The segment before, until its seal is written.
+    unsealed: Option<Segment>,
+    /// Older segments, oldest first.
+    closed: VecDeque<Closed>,
+    pool: Pool,
+    buffer: Buffer,
+    last: LogId,
+    hard_state: HardState,
+    failed: bool,
+}
+
+impl Wal {
+    /// True if `dir` holds a log. A directory that is not there holds none.
+    pub fn exists(host: &Host, dir: &Path) -> Result<bool, Fault> {
+        match Listing::read(&*host.disk, dir) {
+            Ok(listing) => Ok(!listing.segments.is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Fault::io("list", dir, &error)),
+        }
+    }
+
+    /// Creates a log in `dir`, which may be there but must hold no log. Its first entry will be the one after `base`.
+    pub fn create(host: &Host, dir: &Path, identity: Identity, base: LogId, options: Options) -> Result<Wal, Fault> {
+        let options = options.checked();
+        let disk = &*host.disk;
+        disk.create_dir(dir).map_err(|error| Fault::io("create", dir, &error))?;
+        let listing = Listing::read(disk, dir).map_err(|error| Fault::io("list", dir, &error))?;
+        if let Some(&sequence) = listing.segments.first() {
+            let path = Name::Segment(sequence).path(dir);
+            return Err(Fault::new(format!("cannot create a WAL: {} is there already", path.display())));
+        }
+        let spares = listing.spares(disk, dir, options.segment_bytes)?;
+        let pool = Pool::new(host.disk.clone(), dir.to_path_buf(), options, spares, listing.next_spare());
+        let header = Header {
+            identity,
+            sequence: 1,
+            len: options.segment_bytes,
+            nonce: host.random.next_u64(),
+            previous: 0,
+            base,
+            hard_state: HardState { term: base.term, vote: None, commit: base.index },
+        };
+        let current = first_segment(host, dir, header, options)?;
+        let (last, hard_state) = (base, header.hard_state);
+        let buffer = Buffer::new(options.buffer_bytes);
+        let closed = VecDeque::new();
+        let (host, dir) = (host.clone(), dir.to_path_buf());
+        Ok(Wal { host, dir, options, current, unsealed: None, closed, pool, buffer, last, hard_state, failed: false })
+    }
+
+    /// Opens the log in `dir`, cuts a torn tail, and reads the entries above `after`, the last index in the checkpoint. Refuses
+    /// a damaged or foreign log; `expected` is the identity if the caller knows it.
+    pub fn open(
+        host: &Host,
+        dir: &Path,
+        expected: Option<Identity>,
+        after: Index,
+        options: Options,
+    ) -> Result<(Wal, Recovered), Fault> {
+        let options = options.checked();
+        let disk = &*host.disk;
+        let listing = Listing::read(disk, dir).map_err(|error| Fault::io("list", dir, &error))?;
+        let Replayed { identity, current, last_frame, closed, unsealed, last, hard_state, entries, torn } =
+            recover::replay(disk, dir, &listing, expected, after)?;
+        let spares = listing.spares(disk, dir, options.segment_bytes)?;
+        let pool = Pool::new(host.disk.clone(), dir.to_path_buf(), options, spares, listing.next_spare());
+        let torn = torn.then(|| (current.path.clone(), current.end));
+        let buffer = Buffer::new(options.buffer_bytes);
+        let (closed, host, dir) = (closed.into(), host.clone(), dir.to_path_buf());
+        let mut wal = Wal { host, dir, options, current, unsealed, closed, pool, buffer, last, hard_state, failed: false };
+        wal.make_durable(last_frame)?;
+        wal.seal()?;
+        wal.release(after);
+        Ok((wal, Recovered { identity, hard_state, last, entries, torn }))
+    }
+
+    /// Makes durable for certain what was just read: a process that died on a failed sync leaves pages that the kernel calls
+    /// clean and the disk never saw. Only the last frame can be such a one; writing the same bytes again dirties its pages.
+    fn make_durable(&mut self, last_frame: Option<u64>) -> Result<(), Fault> {
+        let Segment { path, file, end, .. } = &self.current;
+        let mut at = last_frame.unwrap_or(*end);
+        let mut piece = vec![0; self.options.buffer_bytes.clamp(SECTOR, 64 * 1024)];
+        while at < *end {
+            let now = piece.len().min(usize::try_from(*end - at).unwrap_or(usize::MAX));
+            file.read_at(&mut piece[..now], at).map_err(|error| Fault::io("read", path, &error))?;
+            file.write_at(&piece[..now], at).map_err(|error| Fault::io("write", path, &error))?;
+            at += now as u64;
+        }
+        if !self.options.no_fsync {
+            file.sync_data().map_err(|error| Fault::io("sync", path, &error))?;
+        }
+        self.sync_dir()
+    }
+
+    /// Makes a hard state and entries durable: one frame, one sync. Entries follow each other; if the first is not behind the
+    /// log's last, it replaces the tail. A commit index beyond the log's end is cut down to it: it is a hint, and its batch may
+    /// come in several appends.
+    ///
+    /// After a fault nothing more can be appended.
+    pub fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Appended, AppendError> {
+        let last = self.check(hard_state, entries);
+        let hard_state = hard_state
+            .map(|state| HardState { commit: state.commit.min(last.index), ..state })
+            .filter(|&state| state != self.hard_state);
+        if hard_state.is_none() && entries.is_empty() {
+            return Ok(Appended::default());
+        }
+        if self.failed {
+            return Err(Fault::new(format!("an earlier write to {} failed", self.dir.display())).into());
+        }
+        let appended = self.append_frame(hard_state, entries);
+        match &appended {
+            Ok(_) => {
+                self.last = last;
+                self.hard_state = hard_state.unwrap_or(self.hard_state);
+            }
+            Err(AppendError::Full) => {}
+            Err(AppendError::Fault(_)) => self.failed = true,
+        }
+        appended
+    }
+
+    /// Asserts what Raft promises of everything it wants on disk. Returns the log's new last entry.
+    fn check(&self, hard_state: Option<HardState>, entries: &[Entry]) -> LogId {
+        let mut last = self.last;
+        for (at, entry) in entries.iter().enumerate() {
+            let follows = entry.id.index.0 == last.index.0 + 1;
+            let replaces = at == 0 && entry.id.index > self.hard_state.commit && entry.id.index <= last.index;
+            assert!(follows || replaces, "entry {} cannot follow {last}, commit {}", entry.id, self.hard_state.commit);
+            last = entry.id;
+        }
+        if let Some(state) = hard_state {
+            assert!(state.term >= self.hard_state.term, "the term cannot fall from {} to {}", self.hard_state.term, state.term);
+        }
+        last
+    }
+
+    fn append_frame(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Appended, AppendError> {
+        let payload = record::size(hard_state, entries);
+        let bytes = frame::total(payload);
+        if bytes > self.current.room() {
+            let sync = self.rotate(hard_state, entries)?;
+            return Ok(Appended { bytes: bytes + SECTOR as u64, sync });
+        }
+        let segment = &self.current;
+        let crc = write_frame(&mut self.buffer, segment, hard_state, entries)?;
+        let sync = self.sync(segment)?;
+        self.current.end += bytes;
+        self.current.chain = crc;
+        Ok(Appended { bytes, sync })
+    }
+
+    /// Begins a segment with this frame. The rename commits both; until then the file is a spare, and can be one again.
+    fn rotate(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Duration, AppendError> {
+        self.seal()?;
+        let bytes = frame::total(record::size(hard_state, entries));
+        let spare = self.pool.take(bytes + 2 * SECTOR as u64)?;
+        let header = Header {
+            sequence: self.current.header.sequence + 1,
+            len: spare.len,
+            nonce: self.host.random.next_u64(),
+            previous: self.current.chain,
+            base: self.last,
+            hard_state: self.hard_state,
+            ..self.current.header
+        };
+        let path = spare.path.clone();
+        let (segment, sync) = match self.begin(spare, header, hard_state, entries) {
+            Ok(begun) => begun,
+            Err((spare, error)) => {
+                self.pool.put_back(spare);
+                return Err(error);
+            }
+        };
+        let named = Name::Segment(header.sequence).path(&self.dir);
+        if let Err(error) = self.host.disk.rename(&path, &named) {
+            self.pool.put_back(Spare { path, file: segment.file, len: header.len });
+            return Err(failed("rename", &named, &error));
+        }
+        self.sync_dir()?;
+        let old = std::mem::replace(&mut self.current, Segment { path: named, end: segment.end + bytes, ..segment });
+        self.closed.push_back(Closed { sequence: old.header.sequence, len: old.header.len, until: header.base.index });
+        self.unsealed = Some(old);
+        Ok(sync)
+    }
+
+    /// Writes and syncs a segment's header and first frame into a spare; gives the spare back if that fails.
+    fn begin(
+        &mut self,
+        spare: Spare,
+        header: Header,
+        hard_state: Option<HardState>,
+        entries: &[Entry],
+    ) -> Result<(Segment, Duration), (Spare, AppendError)> {
+        let Spare { path, file, .. } = spare;
+        let mut segment = Segment { header, path, file, end: SECTOR as u64, chain: header.chain() };
+        let written = segment.file.write_at(&header.encode(), 0).map_err(|error| failed("write", &segment.path, &error));
+        let written = written.and_then(|()| write_frame(&mut self.buffer, &segment, hard_state, entries));
+        match written.and_then(|crc| Ok((crc, self.sync(&segment)?))) {
+            Ok((crc, sync)) => {
+                segment.chain = crc;
+                Ok((segment, sync))
+            }
+            Err(error) => Err((Spare { path: segment.path, file: segment.file, len: header.len }, error)),
+        }
+    }
+
+    fn sync(&self, segment: &Segment) -> Result<Duration, Fault> {
+        if self.options.no_fsync {
+            return Ok(Duration::ZERO);
+        }
+        let start = self.host.clock.now();
+        segment.file.sync_data().map_err(|error| Fault::io("sync", &segment.path, &error))?;
+        Ok(self.host.clock.now().saturating_sub(start))
+    }
+
+    fn sync_dir(&self) -> Result<(), Fault> {
+        if self.options.no_fsync {
+            return Ok(());
+        }
+        self.host.disk.sync_dir(&self.dir).map_err(|error| Fault::io("sync", &self.dir, &error))
+    }
+
+    /// Marks the segment before the current one as ended, once after each birth of a segment: if the newest one is lost later, the
+    /// mark tells. It may wait until the acknowledgements are out.
+    pub fn seal(&mut self) -> Result<(), Fault> {
+        let Some(segment) = self.unsealed.take() else { return Ok(()) };
+        match self.write_seal(&segment) {
+            // No room on a copy-on-write file system: the log is whole without the mark.
+            Ok(()) | Err(AppendError::Full) => Ok(()),
+            Err(AppendError::Fault(fault)) => {
+                self.failed = true;
+                Err(fault)
+            }
+        }
+    }
+
+    fn write_seal(&mut self, segment: &Segment) -> Result<(), AppendError> {
+        let header = frame::Header { kind: Kind::Seal, payload: 0, nonce: segment.header.nonce, previous: segment.chain };
+        let written = self.buffer.write(&*segment.file, segment.end, header, None, &[]);
+        written.map_err(|error| failed("write", &segment.path, &error))?;
+        self.sync(segment)?;
+        Ok(())
+    }
+
+    /// The entries up to `up_to` are in a durable checkpoint. Segments that hold nothing else become chores.
+    pub fn release(&mut self, up_to: Index) {
+        let unsealed = self.unsealed.as_ref().map(|segment| segment.header.sequence);
+        while let Some(&segment) = self.closed.front() {
+            if segment.until > up_to || unsealed == Some(segment.sequence) {
+                break;
+            }
+            self.closed.pop_front();
+            self.pool.release(segment);
+        }
+    }
+
+    /// Work that may be done beside appends, by any thread. Its result must come back through [`Wal::finish_chore`]; there is
+    /// never more than one at a time. A spare is made when the current segment is half full.
+    pub fn next_chore(&mut self) -> Option<Chore> {
+        let wanted = self.current.end >= self.current.header.len / 2;
+        self.pool.next_chore(wanted, self.host.clock.now())
+    }
+
+    /// Takes back a chore's result.
+    pub fn finish_chore(&mut self, done: ChoreDone) -> Result<(), Fault> {
+        self.pool.finish(done, self.host.clock.now())
+    }
+
+    /// True if this append needs a spare that a chore under way may bring. Appending all the same is right, but makes another.
+    pub fn awaits_chore(&self, hard_state: Option<HardState>, entries: &[Entry]) -> bool {
+        let bytes = frame::total(record::size(hard_state, entries));
+        self.pool.is_out() && bytes > self.current.room() && !self.pool.has(bytes + 2 * SECTOR as u64)
+    }
+
+    /// Bytes of frames that can be appended even if the disk is full: room in the current segment and in the spares.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.current.room() + self.pool.reserve_bytes()
+    }
+
+    /// The log's last entry.
+    pub fn last(&self) -> LogId {
+        self.last
+    }
+
+    /// The last hard state.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+}
+
+/// Makes the first segment: written in full, synced, then named; then the names on the way to it are made durable.
+fn first_segment(host: &Host, dir: &Path, header: Header, options: Options) -> Result<Segment, Fault> {
+    let disk = &*host.disk;
+    let unfinished = Name::Unfinished(0).path(dir);
+    let path = Name::Segment(header.sequence).path(dir);
+    let file = spare::write_zeros(disk, &unfinished, header.len, true).map_err(|error| match error {
+        AppendError::Full => Fault::new(format!("no space left for a WAL in {}: it needs {} bytes", dir.display(), header.len)),
+        AppendError::Fault(fault) => fault,
+    })?;
+    file.write_at(&header.encode(), 0).map_err(|error| Fault::io("write", &unfinished, &error))?;
+    if !options.no_fsync {
+        file.sync_data().map_err(|error| Fault::io("sync", &unfinished, &error))?;
+    }
+    disk.rename(&unfinished, &path).map_err(|error| Fault::io("rename", &unfinished, &error))?;
+    if !options.no_fsync {
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for dir in [dir, parent] {
+            disk.sync_dir(dir).map_err(|error| Fault::io("sync", dir, &error))?;
+        }
+    }
+    Ok(Segment { header, path, file, end: SECTOR as u64, chain: header.chain() })
+}
+
+/// Writes a frame of records at the segment's end. Returns its CRC.
+fn write_frame(
+    buffer: &mut Buffer,
+    segment: &Segment,
+    hard_state: Option<HardState>,
+    entries: &[Entry],
+) -> Result<u32, AppendError> {
+    let payload = u32::try_from(record::size(hard_state, entries)).expect("a frame is far smaller than 4 GiB");
+    let header = frame::Header { kind: Kind::Records, payload, nonce: segment.header.nonce, previous: segment.chain };
+    buffer.write(&*segment.file, segment.end, header, hard_state, entries).map_err(|error| failed("write", &segment.path, &error))
+}

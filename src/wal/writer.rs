@@ -1,0 +1,381 @@
+//! The thread that owns the [`Wal`]: it alone waits for the disk. In: [`Writer::submit`] and [`Writer::release`], which never block on
+//! it. Out: [`Report`]s, in order, on that thread.
+//!
+//! Whatever is queued when a sync ends goes into the next one: no timer and no count, so the slower the disk the larger the batch.
+//! A second thread prepares and recycles files, so that no sync waits for them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::error::Fault;
+use crate::host::Clock;
+use crate::raft::{Entry, HardState, Index, LogId, Unsynced};
+
+use super::{AppendError, Appended, Chore, ChoreDone, Wal, record};
+
+/// A frame is cut off once it holds this much: one entry more may follow, so this bounds memory and not an entry's size.
+const FRAME_BYTES: usize = 1 << 20;
+/// How often a full disk is tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// What is durable now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// Every batch with this ticket or a lower one.
+    pub ticket: u64,
+    /// The log's last entry on disk.
+    pub last: LogId,
+    /// The hard state on disk.
+    pub hard_state: HardState,
+}
+
+/// What the writer has to say.
+#[derive(Debug)]
+pub enum Report {
+    /// More is durable.
+    Synced(Synced),
+    /// The disk is full. What is queued is kept and tried again each second and after each release. The next `Synced` ends it.
+    Stalled,
+    /// Nothing more will be written: the process has to end. The last report.
+    Fault(Fault),
+}
+
+/// Told of each sync. Called on the writer's thread.
+pub trait Observer: Send + Sync {
+    /// A frame of `bytes` was written, and its sync took `duration`.
+    fn synced(&self, bytes: u64, duration: Duration);
+}
+
+/// For those who do not look.
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn synced(&self, _: u64, _: Duration) {}
+}
+
+/// A handle on the WAL's thread.
+pub struct Writer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread. `report` is called on it and must not wait for anything.
+    pub fn start(wal: Wal, observer: Arc<dyn Observer>, report: Box<dyn FnMut(Report) + Send>) -> Result<Writer, Fault> {
+        let shared = Arc::new(Shared::new(wal.host.clock.clone(), &wal));
+        let (chores, todo) = mpsc::channel::<Chore>();
+        let for_helper = shared.clone();
+        let helper = spawn("wal-spare", move || {
+            for chore in todo {
+                for_helper.give_back(chore.run());
+            }
+        })?;
+        let owner = Owner { wal, shared: shared.clone(), observer, report, chores, stalled: false, durable: 0 };
+        let thread = spawn("wal", move || {
+            owner.run();
+            // The owner dropped its end of the channel, so the helper comes to an end too.
+            helper.join().expect("a panic would have ended the process");
+        })?;
+        Ok(Writer { shared, thread: Some(thread) })
+    }
+
+    /// Queues a batch and returns its ticket: 1, 2, 3... Batches become durable in order. Never blocks on the disk. The queue is
+    /// as long as callers make it: who submits looks at [`Writer::queued_bytes`].
+    pub fn submit(&self, batch: Unsynced) -> u64 {
+        let bytes = record::size(batch.hard_state, &batch.entries) as u64;
+        self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mut state = self.shared.lock();
+        let queue = &mut state.queue;
+        queue.hard_state = batch.hard_state.or(queue.hard_state);
+        if queue.entries.is_empty() {
+            queue.entries = batch.entries;
+        } else {
+            queue.entries.extend(batch.entries);
+        }
+        queue.bytes += bytes;
+        queue.ticket += 1;
+        let ticket = queue.ticket;
+        drop(state);
+        self.shared.wake.notify_all();
+        ticket
+    }
+
+    /// The entries up to `up_to` are in a durable checkpoint: segments that hold nothing else may be used again.
+    pub fn release(&self, up_to: Index) {
+        let mut state = self.shared.lock();
+        state.release = state.release.max(up_to);
+        state.changed = true;
+        drop(state);
+        self.shared.wake.notify_all();
+    }
+
+    /// Bytes submitted and not yet durable.
+    pub fn queued_bytes(&self) -> u64 {
+        self.shared.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that can be appended even if the disk is full.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.shared.reserve_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Time that the last sync took.
+    pub fn last_sync(&self) -> Duration {
+        Duration::from_nanos(self.shared.last_sync.load(Ordering::Relaxed))
+    }
+
+    /// Time that the write under way has taken so far; zero if none is. A leader whose disk stalls must notice it by this.
+    pub fn stalled_for(&self) -> Duration {
+        match self.shared.busy_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.shared.clock.now().saturating_sub(Duration::from_nanos(since)),
+        }
+    }
+
+    /// Writes what is queued and ends the threads. What a full disk does not take is dropped: it was never reported as durable.
+    pub fn close(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("a panic would have ended the process");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Fault> {
+    let thread = thread::Builder::new().name(name.into()).spawn(body);
+    thread.map_err(|error| Fault::new(format!("cannot start the thread {name}: {error}")))
+}
+
+/// Batches that wait, as one. A later hard state replaces an earlier one: of it, only the last counts.
+#[derive(Default)]
+struct Queue {
+    hard_state: Option<HardState>,
+    entries: Vec<Entry>,
+    bytes: u64,
+    /// Of the newest batch.
+    ticket: u64,
+}
+
+#[derive(Default)]
+struct State {
+    queue: Queue,
+    release: Index,
+    done: Option<ChoreDone>,
+    /// Something other than the queue wants a look.
+    changed: bool,
+    closing: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    clock: Arc<dyn Clock>,
+    queued_bytes: AtomicU64,
+    reserve_bytes: AtomicU64,
+    last_sync: AtomicU64,
+    busy_since: AtomicU64,
+}
+
+impl Shared {
+    fn new(clock: Arc<dyn Clock>, wal: &Wal) -> Shared {
+        Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            clock,
+            queued_bytes: AtomicU64::new(0),
+            reserve_bytes: AtomicU64::new(wal.reserve_bytes()),
+            last_sync: AtomicU64::new(0),
+            busy_since: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a panic would have ended the process")
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.wake.wait(state).expect("a panic would have ended the process")
+    }
+
+    fn give_back(&self, done: ChoreDone) {
+        let mut state = self.lock();
+        state.done = Some(done);
+        state.changed = true;
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    /// Never 0: that means idle.
+    fn now_nanos(&self) -> u64 {
+        nanos(self.clock.now()).max(1)
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The thread's own side.
+struct Owner {
+    wal: Wal,
+    shared: Arc<Shared>,
+    observer: Arc<dyn Observer>,
+    report: Box<dyn FnMut(Report) + Send>,
+    chores: mpsc::Sender<Chore>,
+    stalled: bool,
+    /// The last ticket of which everything is durable.
+    durable: u64,
+}
+
+impl Owner {
+    fn run(mut self) {
+        if let Err(fault) = self.serve() {
+            (self.report)(Report::Fault(fault));
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), Fault> {
+        loop {
+            self.tend()?;
+            let mut state = self.shared.lock();
+            while state.queue.ticket == self.durable && !state.changed && !state.closing {
+                state = self.shared.wait(state);
+            }
+            let closing = state.closing;
+            let ticket = state.queue.ticket;
+            let taken = Queue { ticket, ..Queue::default() };
+            let queue = std::mem::replace(&mut state.queue, taken);
+            drop(state);
+            if ticket > self.durable {
+                if !self.write(&queue)? {
+                    return Ok(());
+                }
+            } else if closing {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks after everything but the queue: releases, and the files to come.
+    fn tend(&mut self) -> Result<(), Fault> {
+        let mut state = self.shared.lock();
+        state.changed = false;
+        let (release, done) = (state.release, state.done.take());
+        drop(state);
+        self.wal.release(release);
+        if let Some(done) = done {
+            self.wal.finish_chore(done)?;
+        }
+        if let Some(chore) = self.wal.next_chore() {
+            self.chores.send(chore).expect("the helper ends after us");
+        }
+        self.shared.reserve_bytes.store(self.wal.reserve_bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes one queue in as few frames as the cap allows. False if the disk is full and we are to close.
+    fn write(&mut self, queue: &Queue) -> Result<bool, Fault> {
+        let mut entries = &queue.entries[..];
+        loop {
+            let (now, later) = entries.split_at(frame_entries(entries));
+            let Some(appended) = self.append(queue.hard_state, now)? else { return Ok(false) };
+            entries = later;
+            if entries.is_empty() {
+                self.durable = queue.ticket;
+                self.shared.queued_bytes.fetch_sub(queue.bytes, Ordering::Relaxed);
+            }
+            self.synced(appended);
+            // The report is out: what is left of a segment's birth delays nobody's acknowledgement.
+            self.wal.seal()?;
+            if entries.is_empty() {
+                return Ok(true);
+            }
+            self.tend()?;
+        }
+    }
+
+    fn synced(&mut self, appended: Appended) {
+        self.stalled = false;
+        self.shared.last_sync.store(nanos(appended.sync), Ordering::Relaxed);
+        if appended.bytes > 0 {
+            self.observer.synced(appended.bytes, appended.sync);
+        }
+        let synced = Synced { ticket: self.durable, last: self.wal.last(), hard_state: self.wal.hard_state() };
+        (self.report)(Report::Synced(synced));
+    }
+
+    /// Appends one frame, however long the disk is full; `None` if we are to close meanwhile.
+    fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Option<Appended>, Fault> {
+        self.shared.busy_since.store(self.shared.now_nanos(), Ordering::Relaxed);
+        let appended = loop {
+            self.await_chore(hard_state, entries)?;
+            match self.wal.append(hard_state, entries) {
+                Ok(appended) => break Some(appended),
+                Err(AppendError::Fault(fault)) => return Err(fault),
+                Err(AppendError::Full) => {}
+            }
+            if !self.stalled {
+                self.stalled = true;
+                (self.report)(Report::Stalled);
+            }
+            if !self.wait_for_space()? {
+                break None;
+            }
+        };
+        self.shared.busy_since.store(0, Ordering::Relaxed);
+        Ok(appended)
+    }
+
+    /// Waits for the helper if it is making what this append needs.
+    fn await_chore(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<(), Fault> {
+        while self.wal.awaits_chore(hard_state, entries) {
+            let mut state = self.shared.lock();
+            while state.done.is_none() {
+                state = self.shared.wait(state);
+            }
+            drop(state);
+            self.tend()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a release, a chore's end or the next try. False if we are to close.
+    fn wait_for_space(&mut self) -> Result<bool, Fault> {
+        let state = self.shared.lock();
+        let (state, _) = self
+            .shared
+            .wake
+            .wait_timeout_while(state, RETRY_EVERY, |state| !state.changed && !state.closing)
+            .expect("a panic would have ended the process");
+        let closing = state.closing;
+        drop(state);
+        self.tend()?;
+        Ok(!closing)
+    }
+}
+
+/// How many entries the next frame takes: all, or until the cap is reached.
+fn frame_entries(entries: &[Entry]) -> usize {
+    let mut bytes = 0;
+    for (at, entry) in entries.iter().enumerate() {
+        bytes += record::entry_size(entry);
+        if bytes >= FRAME_BYTES {
+            return at + 1;
+        }
+    }
+    entries.len()
+}
