@@ -13,13 +13,16 @@
 #![allow(dead_code)] // while the first slice grows
 
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod host;
-pub mod mvcc;
 pub mod lease;
+pub mod logging;
+pub mod mvcc;
 #[allow(missing_docs)]
 pub mod pb;
 pub mod raft;
 pub mod rpc;
+pub mod server;
 pub mod wal;

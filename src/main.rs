@@ -1,1 +1,10 @@
-fn main() {}
+//! Parse, run, exit code. Nothing else, so that no logic is beyond the reach of a test.
+
+use std::process::ExitCode;
+
+use bramble::cli;
+use bramble::error::Fault;
+
+fn main() -> ExitCode {
+    cli::run(std::env::args_os(), std::env::vars_os(), |_| Err(Fault::new("this build has no server")))
+}

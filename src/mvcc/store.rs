@@ -10,7 +10,7 @@ use super::row::RowHead;
 use super::state::{Pruning, State};
 use super::write::Batch;
 use crate::backend::{Backend, Reader, Size, Table, WriteError, Writer};
-use crate::error::{Error, Fault};
+use crate::error::Fault;
 
 /// Names of the store's own rows in [`Table::Meta`].
 const REVISION: &[u8] = b"revision";
@@ -186,6 +186,11 @@ impl Store {
         !self.state_mut().prune(PRUNE_STEP)
     }
 
+    /// Whether [`Store::prune_step`] has something to do.
+    pub fn needs_pruning(&self) -> bool {
+        self.state().pruning != Pruning::Done
+    }
+
     /// Whether compactions up to `revision` have left no row behind.
     pub fn scrubbed(&self, revision: i64) -> bool {
         let state = self.state();
@@ -224,24 +229,6 @@ impl Store {
         let mut state = self.state_mut();
         state.recent.drop_through(Revision { main: checkpoint.current, sub: u32::MAX });
         state.garbage.drain(..checkpoint.scrubbed);
-    }
-
-    /// Compacts logically: reads below `revision` are refused from now on. The caller has it pruned and checkpointed later.
-    ///
-    /// # Errors
-    /// `Compacted` or `FutureRevision`.
-    pub fn compact(&self, revision: i64) -> Result<(), Error> {
-        let mut state = self.state_mut();
-        if revision <= state.compacted {
-            return Err(Error::Compacted);
-        }
-        if revision > state.current {
-            return Err(Error::FutureRevision);
-        }
-        // An unfinished walk starts over for the newer bound: keys it has done may hold more to drop.
-        state.compacted = revision;
-        state.pruning = Pruning::From(Box::default());
-        Ok(())
     }
 }
 

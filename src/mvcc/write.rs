@@ -9,7 +9,7 @@ use super::event::{Event, EventKind, Prev};
 use super::key_range::KeyRange;
 use super::read::{Answer, RowSource, head, range_now};
 use super::row::encode_delete;
-use super::state::{Change, State};
+use super::state::{Change, Pruning, State};
 use super::{Revision, txn};
 use crate::backend::{Backend, Reader};
 use crate::error::Error;
@@ -84,6 +84,24 @@ impl<'s> Batch<'s> {
             self.state.current = revision;
         }
         changes
+    }
+
+    /// Compacts logically: reads below `revision` are refused from now on. The caller has the index pruned and a checkpoint
+    /// written later.
+    ///
+    /// # Errors
+    /// `Compacted` or `FutureRevision`.
+    pub fn compact(&mut self, revision: i64) -> Result<(), Error> {
+        if revision <= self.state.compacted {
+            return Err(Error::Compacted);
+        }
+        if revision > self.state.current {
+            return Err(Error::FutureRevision);
+        }
+        // An unfinished walk starts over for the newer bound: keys it has done may hold more to drop.
+        self.state.compacted = revision;
+        self.state.pruning = Pruning::From(Box::default());
+        Ok(())
     }
 
     /// Runs a transaction: compares, then the operations of the branch taken.

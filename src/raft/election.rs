@@ -104,6 +104,7 @@ impl Core {
             return Ok(());
         }
         let Message { from, term, body, .. } = message;
+        self.learn_commit(&body);
         match term.cmp(&self.term) {
             Ordering::Less => {
                 self.answer_stale(from, body);
@@ -113,10 +114,10 @@ impl Core {
             Ordering::Greater | Ordering::Equal => {}
         }
         match body {
-            Body::PreVote { last } => self.answer_prevote(from, term, last),
-            Body::PreVoteResponse { granted } => self.count_prevote(from, term, granted),
+            Body::PreVote { last, .. } => self.answer_prevote(from, term, last),
+            Body::PreVoteResponse { granted, .. } => self.count_prevote(from, term, granted),
             Body::Vote { last, .. } => self.answer_vote(from, last),
-            Body::VoteResponse { granted } => self.count_vote(from, granted),
+            Body::VoteResponse { granted, .. } => self.count_vote(from, granted),
             Body::Append { prev, entries, commit } => self.answer_append(from, prev, entries, commit)?,
             Body::Appended { matched } => self.count_appended(from, matched),
             Body::AppendRejected { prev, hint } => self.step_back(from, prev, hint),
@@ -127,10 +128,28 @@ impl Core {
         Ok(())
     }
 
+    /// What a voter or candidate knows to be committed is committed here too, if we hold that very entry (paper §5.3, log
+    /// matching). A campaign ends if that puts another configuration in force.
+    fn learn_commit(&mut self, body: &Body) {
+        let (Body::PreVote { commit, .. }
+        | Body::PreVoteResponse { commit, .. }
+        | Body::Vote { commit, .. }
+        | Body::VoteResponse { commit, .. }) = body
+        else {
+            return;
+        };
+        if self.is_leader() || self.log.term_at(commit.index) != Some(commit.term) || !self.log.commit_to(commit.index) {
+            return;
+        }
+        if matches!(self.role, Role::PreCandidate { .. } | Role::Candidate { .. }) && !self.may_campaign() {
+            self.enter(Role::Follower { leader: None });
+        }
+    }
+
     /// Moves to a newer term where the message calls for it. Says whether the message is to be looked at further.
     fn follow_newer_term(&mut self, from: MemberId, term: Term, body: &Body) -> bool {
         match body {
-            Body::PreVote { .. } | Body::PreVoteResponse { granted: true } => true,
+            Body::PreVote { .. } | Body::PreVoteResponse { granted: true, .. } => true,
             Body::Vote { forced: false, .. } if self.hears_leader() => false,
             Body::Append { .. } | Body::Heartbeat { .. } => {
                 self.become_follower(term, Some(from));
@@ -146,10 +165,11 @@ impl Core {
     /// A sender of an older term learns ours, so that a leader or candidate of it steps back (paper §5.1). Answers to what we
     /// asked in an older term are void.
     fn answer_stale(&mut self, from: MemberId, body: Body) {
+        let commit = self.log.committed_id();
         match body {
             Body::Append { .. } | Body::Heartbeat { .. } => self.send(from, Body::HeartbeatResponse { round: 0 }),
-            Body::PreVote { .. } => self.send(from, Body::PreVoteResponse { granted: false }),
-            Body::Vote { .. } => self.send(from, Body::VoteResponse { granted: false }),
+            Body::PreVote { .. } => self.send(from, Body::PreVoteResponse { granted: false, commit }),
+            Body::Vote { .. } => self.send(from, Body::VoteResponse { granted: false, commit }),
             _ => {}
         }
     }
@@ -181,9 +201,9 @@ impl Core {
             return self.campaign(false);
         }
         self.enter(Role::PreCandidate { votes });
-        let (term, last) = (Term(self.term.0 + 1), self.log.last());
+        let (term, last, commit) = (Term(self.term.0 + 1), self.log.last(), self.log.committed_id());
         for voter in self.other_voters() {
-            self.send_then_in(term, voter, Body::PreVote { last });
+            self.send_then_in(term, voter, Body::PreVote { last, commit });
         }
     }
 
@@ -198,9 +218,9 @@ impl Core {
         if won {
             return self.become_leader();
         }
-        let last = self.log.last();
+        let (last, commit) = (self.log.last(), self.log.committed_id());
         for voter in self.other_voters() {
-            self.send_then(voter, Body::Vote { last, forced });
+            self.send_then(voter, Body::Vote { last, forced, commit });
         }
     }
 
@@ -211,7 +231,7 @@ impl Core {
         }
         let granted = term > self.term && last >= self.log.last();
         let answer = if granted { term } else { self.term };
-        self.send_then_in(answer, from, Body::PreVoteResponse { granted });
+        self.send_then_in(answer, from, Body::PreVoteResponse { granted, commit: self.log.committed_id() });
     }
 
     fn count_prevote(&mut self, from: MemberId, term: Term, granted: bool) {
@@ -236,7 +256,7 @@ impl Core {
             self.vote = Some(from);
             self.timer.hear();
         }
-        self.send_then(from, Body::VoteResponse { granted });
+        self.send_then(from, Body::VoteResponse { granted, commit: self.log.committed_id() });
     }
 
     fn count_vote(&mut self, from: MemberId, granted: bool) {

@@ -65,6 +65,12 @@ impl Log {
         self.committed
     }
 
+    /// The last entry that is known to be committed.
+    pub(super) fn committed_id(&self) -> LogId {
+        let term = self.term_at(self.committed).expect("the log reaches from its base to beyond the commit index");
+        LogId { term, index: self.committed }
+    }
+
     pub(super) fn durable(&self) -> Index {
         self.durable
     }
@@ -128,34 +134,41 @@ impl Log {
 
     /// Takes over what is new in a leader's `entries`, which follow `prev`, an entry we hold. A tail of ours is cut only if it
     /// really differs (paper §5.3): an old, shorter request must not cut what was acknowledged since.
-    pub(super) fn merge(&mut self, entries: Vec<Entry>) -> Result<(), Fault> {
+    pub(super) fn merge(&mut self, entries: Vec<Entry>) {
         let known = entries.iter().take_while(|entry| self.term_at(entry.id.index) == Some(entry.id.term)).count();
         let mut new = entries.into_iter().skip(known).peekable();
-        let Some(first) = new.peek() else { return Ok(()) };
-        if first.id.index <= self.last().index {
-            self.truncate(first.id)?;
+        let Some(first) = new.peek().map(|entry| entry.id.index) else { return };
+        if first <= self.last().index {
+            self.truncate(first);
         }
         self.entries.extend(new);
-        Ok(())
     }
 
-    /// Cuts from `replacement.index` on.
-    fn truncate(&mut self, replacement: LogId) -> Result<(), Fault> {
-        if replacement.index <= self.committed {
-            return Err(Fault::new(format!(
-                "raft: a leader sent entry {replacement} in place of ours, but everything up to {} is committed. Either two \
-                 clusters are mixed up or a member has lost its log: remove that member and add it again, empty",
+    /// A leader of our term has everything that is committed (paper §5.4.3), so that what it sends cannot differ there.
+    pub(super) fn check_history(&self, prev: LogId, entries: &[Entry]) -> Result<(), Fault> {
+        let ids = std::iter::once(prev).chain(entries.iter().map(|entry| entry.id));
+        let differs = |id: &LogId| self.term_at(id.index).is_some_and(|term| term != id.term);
+        match ids.take_while(|id| id.index <= self.committed).find(differs) {
+            None => Ok(()),
+            Some(id) => Err(Fault::new(format!(
+                "raft: the leader has entry {id} where another is committed here (up to {}). Two clusters are mixed up, or a \
+                 member has lost its disk and came back under its old id: find it, remove it, and add it again with an empty \
+                 data directory",
                 self.committed
-            )));
+            ))),
         }
-        let keep = Index(replacement.index.0 - 1);
+    }
+
+    /// Cuts from `first` on; never what is committed.
+    fn truncate(&mut self, first: Index) {
+        assert!(first > self.committed, "entry {first} cannot be cut: everything up to {} is committed", self.committed);
+        let keep = Index(first.0 - 1);
         self.entries.truncate((keep.0 - self.base.index.0) as usize);
         self.handed = self.handed.min(keep);
         self.durable = self.durable.min(keep);
         for (_, index) in &mut self.outstanding {
             *index = (*index).min(keep);
         }
-        Ok(())
     }
 
     /// Raises the commit index; never beyond the log, never back. Says whether it rose.

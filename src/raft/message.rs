@@ -16,17 +16,24 @@ pub struct Message {
 }
 
 /// What a message says.
+///
+/// Votes and their answers tell what is committed: a member may wait for a vote only because it does not know that the voter's
+/// removal is committed, and nobody else may be left to tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// Would you vote for me? Changes nothing at the receiver (thesis §9.6).
     PreVote {
         /// The end of the candidate's log.
         last: LogId,
+        /// The sender's commit index and that entry's term.
+        commit: LogId,
     },
     /// The answer to [`Body::PreVote`].
     PreVoteResponse {
         /// Whether the candidate may count on us.
         granted: bool,
+        /// The sender's commit index and that entry's term.
+        commit: LogId,
     },
     /// Vote for me (paper §5.2).
     Vote {
@@ -34,11 +41,15 @@ pub enum Body {
         last: LogId,
         /// The old leader asked for this election, so that a living leader is no reason to refuse (thesis §3.10).
         forced: bool,
+        /// The sender's commit index and that entry's term.
+        commit: LogId,
     },
     /// The answer to [`Body::Vote`].
     VoteResponse {
         /// Whether we voted for the candidate.
         granted: bool,
+        /// The sender's commit index and that entry's term.
+        commit: LogId,
     },
     /// Entries of the leader's log (paper §5.3). Empty ones tell the commit index or ask whether `prev` matches.
     Append {

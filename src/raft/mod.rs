@@ -6,7 +6,7 @@
 //! - one vote per term, and no message tells of a term, a vote or an entry before it is durable, but for a leader's own entries
 //!   (thesis §10.2.1);
 //! - an entry of an older term commits only through one of the leader's own term (paper §5.4.2, figure 8);
-//! - the log is never cut at or below the commit index: a message that asks for it is a [`crate::error::Fault`];
+//! - the log is never cut at or below the commit index; a leader with another history there is a [`crate::error::Fault`];
 //! - a peer's message cannot make the core panic: what makes no sense is ignored.
 //!
 //! Choices: prevote and check-quorum are always on (thesis §9.6, §6.2). A configuration is in force when it is *applied*, as in

@@ -102,7 +102,12 @@ impl Core {
 
     pub(super) fn count_heartbeat(&mut self, from: MemberId, round: u64) {
         let last = self.log.last().index;
-        let Some(progress) = self.progress_of(from) else { return };
+        let Role::Leader(leader) = &mut self.role else { return };
+        let newest = leader.reads.round();
+        let Some(progress) = leader.progress.get_mut(&from) else { return };
+        if round > newest {
+            return;
+        }
         progress.active = true;
         progress.alive(last);
         progress.round = progress.round.max(round);
@@ -219,13 +224,14 @@ impl Core {
         if !terms_fit || !follows(prev, &entries) || !self.heed(from) {
             return Ok(());
         }
+        self.log.check_history(prev, &entries)?;
         if prev.index < self.log.committed() {
             // Late or doubled. What is committed equals the leader's log anyway.
             let matched = self.log.committed();
             self.send_then(from, Body::Appended { matched });
         } else if self.log.term_at(prev.index) == Some(prev.term) {
             let matched = Index(prev.index.0 + entries.len() as u64);
-            self.log.merge(entries)?;
+            self.log.merge(entries);
             self.commit_to(commit.min(matched));
             self.send_then(from, Body::Appended { matched });
         } else {

@@ -59,6 +59,8 @@ pub(super) enum Outcome {
     Full(Box<Snapshot>),
     /// The index is pruned.
     Pruned,
+    /// The file has been rewritten.
+    Defragmented,
 }
 
 /// What a start finds in the checkpoint.
@@ -138,6 +140,7 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
                         Err(Error::Stopped)
                     }
                 };
+                shared.inbox.ask(Ask::Checkpoint(Outcome::Defragmented));
                 // The client may have gone.
                 let _ = reply.send(result);
             }
@@ -185,7 +188,9 @@ impl Stored {
         let mut reader = backend.reader()?;
         let Some(format) = number(&mut reader, META_FORMAT)? else { return Ok(Stored::default()) };
         if format != FORMAT {
-            return Err(Fault::new(format!("the checkpoint has format {format}, and this bramble knows {FORMAT}: use the version that wrote it")));
+            return Err(Fault::new(format!(
+                "the checkpoint has format {format}, and this bramble knows {FORMAT}: use the version that wrote it"
+            )));
         }
         let mut required = |name: &[u8]| {
             let missing = || Fault::new(format!("the checkpoint is damaged: it lacks {}", String::from_utf8_lossy(name)));
@@ -210,7 +215,10 @@ fn number(reader: &mut Reader, name: &[u8]) -> Result<Option<u64>, Fault> {
 fn rows<T>(reader: &Reader, table: Table, decode: impl Fn(&[u8], &[u8]) -> Option<T>) -> Result<Vec<T>, Fault> {
     let mut rows = Vec::new();
     reader.scan(table, b"", |key, value| {
-        rows.push(decode(key, value).ok_or_else(|| Fault::new(format!("the checkpoint holds a row of {table:?} that cannot be read")))?);
+        rows.push(
+            decode(key, value)
+                .ok_or_else(|| Fault::new(format!("the checkpoint holds a row of {table:?} that cannot be read")))?,
+        );
         Ok(true)
     })?;
     Ok(rows)

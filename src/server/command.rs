@@ -71,7 +71,8 @@ impl Command {
     /// # Errors
     /// A fault if they are none of ours: a newer version wrote them, or the WAL's checksum let damage through.
     pub fn decode(data: Bytes) -> Result<Command, Fault> {
-        let unreadable = |why: &str| Fault::new(format!("a log entry cannot be read ({why}): was it written by a newer bramble?"));
+        let unreadable =
+            |why: &str| Fault::new(format!("a log entry cannot be read ({why}): was it written by a newer bramble?"));
         let entry = InternalRaftRequest::decode(data).map_err(|e| unreadable(&e.to_string()))?;
         entry
             .put
@@ -157,7 +158,8 @@ fn txn_puts(txn: &TxnRequest) -> bool {
 
 fn encode(header: &RequestHeader, field: u32, message: &impl Message) -> Bytes {
     let tag = |field: u32| u64::from(field << 3 | 2);
-    let len = |field: u32, message_len: usize| encoded_len_varint(tag(field)) + encoded_len_varint(message_len as u64) + message_len;
+    let len =
+        |field: u32, message_len: usize| encoded_len_varint(tag(field)) + encoded_len_varint(message_len as u64) + message_len;
     let (message_len, header_len) = (message.encoded_len(), header.encoded_len());
     let mut data = BytesMut::with_capacity(len(field, message_len) + len(HEADER, header_len));
     encode_varint(tag(field), &mut data);
@@ -188,7 +190,10 @@ mod tests {
             Command::LeaseCheckpoint(LeaseCheckpointRequest::default()),
             Command::Alarm(AlarmRequest { action: 1, member_id: 2, alarm: 1 }),
             Command::ClusterVersion(ClusterVersionSetRequest { ver: "3.7.0".into() }),
-            Command::MemberAttributes(MemberAttrSetRequest { member_id: 1, member_attributes: Some(MemberAttributes::default()) }),
+            Command::MemberAttributes(MemberAttrSetRequest {
+                member_id: 1,
+                member_attributes: Some(MemberAttributes::default()),
+            }),
             Command::MemberUpdate(MemberId(5), vec!["http://h:2380".into()]),
         ];
         for command in commands {

@@ -14,13 +14,17 @@ use super::membership::Member;
 use super::shared::Shared;
 use crate::error::{Error, Fault};
 use crate::lease::{LeaseId, Renewal};
-use crate::mvcc::{Answer, HashKv, RangeAnswer};
 use crate::mvcc::watch::WatchStream;
+use crate::mvcc::{Answer, HashKv, RangeAnswer};
 use crate::pb::etcdserverpb::{
-    AlarmMember, AlarmRequest, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, LeaseCheckpoint, LeaseCheckpointRequest,
-    LeaseGrantRequest, LeaseRevokeRequest, PutRequest, PutResponse, RangeRequest, ResponseHeader, TxnRequest, TxnResponse,
+    AlarmMember, AlarmRequest, ClusterVersionSetRequest, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse,
+    LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest, MemberAttrSetRequest, MemberAttributes,
+    PutRequest, PutResponse, RangeRequest, ResponseHeader, TxnRequest, TxnResponse,
 };
 use crate::raft::{Index, MemberId, Term};
+
+/// The version of etcd's API that a cluster of this version speaks.
+const CLUSTER_VERSION: &str = "3.7.0";
 
 /// The server, as its clients' side sees it.
 #[derive(Clone)]
@@ -191,8 +195,10 @@ impl Handle {
         {
             let lessor = self.shared.lessor();
             request.ttl = lessor.effective_ttl_secs(request.ttl)?;
-            while request.id == 0 || (request.id != 0 && self.is_own_choice(&mut request, &lessor)) {
-                request.id = (self.shared.host.random.next_u64() >> 1).cast_signed();
+            if request.id == 0 {
+                let mut ids = std::iter::repeat_with(|| (self.shared.host.random.next_u64() >> 1).cast_signed());
+                let free = ids.find(|id| *id != 0 && !lessor.contains(LeaseId(*id)));
+                request.id = free.expect("random numbers do not end");
             }
         }
         let revision = self.done(Command::LeaseGrant(request)).await?;
@@ -334,6 +340,25 @@ impl Handle {
     /// Ends the process in good order: something that must not break is broken.
     pub fn fail(&self, fault: Fault) {
         self.shared.inbox.ask(Ask::Fail(fault));
+    }
+
+    /// Tells the cluster this member's name and client URLs, and a new cluster its version, if they are not known already.
+    pub(super) async fn publish(&self, name: &str, client_urls: &[String]) -> Result<(), Error> {
+        let id = self.shared.identity.member_id;
+        let (known, versioned) = {
+            let members = self.shared.members.lock().expect("the loop panicked");
+            let known = members.get(MemberId(id)).is_some_and(|m| m.name == name && m.client_urls == client_urls);
+            (known, members.cluster_version() == Some(CLUSTER_VERSION))
+        };
+        if !known {
+            let attributes = MemberAttributes { name: name.to_owned(), client_urls: client_urls.to_vec() };
+            let request = MemberAttrSetRequest { member_id: id, member_attributes: Some(attributes) };
+            self.done(Command::MemberAttributes(request)).await?;
+        }
+        if !versioned {
+            self.done(Command::ClusterVersion(ClusterVersionSetRequest { ver: CLUSTER_VERSION.to_owned() })).await?;
+        }
+        Ok(())
     }
 
     /// Takes a command through the log and returns what applying it gave.

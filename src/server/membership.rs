@@ -156,8 +156,9 @@ pub fn encode_add(member: &Member) -> bytes::Bytes {
 /// # Errors
 /// A fault if they are none of ours.
 pub fn decode_add(data: bytes::Bytes) -> Result<Member, Fault> {
-    let member: pb::Member = prost::Message::decode(data)
-        .map_err(|e| Fault::new(format!("a membership change in the log cannot be read ({e}): was it written by a newer bramble?")))?;
+    let member: pb::Member = prost::Message::decode(data).map_err(|e| {
+        Fault::new(format!("a membership change in the log cannot be read ({e}): was it written by a newer bramble?"))
+    })?;
     Ok(member.into())
 }
 
@@ -167,7 +168,13 @@ mod tests {
 
     fn member(url: &str) -> Member {
         let peer_urls = vec![url.to_owned()];
-        Member { id: member_id(&peer_urls, "etcd-cluster"), name: String::new(), peer_urls, client_urls: Vec::new(), learner: false }
+        Member {
+            id: member_id(&peer_urls, "etcd-cluster"),
+            name: String::new(),
+            peer_urls,
+            client_urls: Vec::new(),
+            learner: false,
+        }
     }
 
     /// What etcd prints for its default configuration.

@@ -432,7 +432,11 @@ fn first_segment(host: &Host, dir: &Path, header: Header, options: Options) -> R
     let unfinished = Name::Unfinished(0).path(dir);
     let path = Name::Segment(header.sequence).path(dir);
     let file = spare::write_zeros(disk, &unfinished, header.len, true).map_err(|error| match error {
-        AppendError::Full => Fault::new(format!("no space left for a WAL in {}: it needs {} bytes", dir.display(), header.len)),
+        AppendError::Full => {
+            // Best effort: the next try removes it too.
+            let _ = disk.remove(&unfinished);
+            Fault::new(format!("no space left for a WAL in {}: it needs {} bytes", dir.display(), header.len))
+        }
         AppendError::Fault(fault) => fault,
     })?;
     file.write_at(&header.encode(), 0).map_err(|error| Fault::io("write", &unfinished, &error))?;

@@ -17,7 +17,7 @@ use super::{AppendError, Options, failed};
 
 /// How long a full disk is left alone before a spare is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A file ready to become a segment. What it holds does not matter: its nonce will be new.
 pub(super) struct Spare {

@@ -88,16 +88,7 @@ impl Writer {
         let bytes = record::size(batch.hard_state, &batch.entries) as u64;
         self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut state = self.shared.lock();
-        let queue = &mut state.queue;
-        queue.hard_state = batch.hard_state.or(queue.hard_state);
-        if queue.entries.is_empty() {
-            queue.entries = batch.entries;
-        } else {
-            queue.entries.extend(batch.entries);
-        }
-        queue.bytes += bytes;
-        queue.ticket += 1;
-        let ticket = queue.ticket;
+        let ticket = state.queue.add(batch, bytes);
         drop(state);
         self.shared.wake.notify_all();
         ticket
@@ -168,6 +159,25 @@ struct Queue {
     bytes: u64,
     /// Of the newest batch.
     ticket: u64,
+}
+
+impl Queue {
+    /// Entries that the batch replaces leave the queue unwritten. So a commit index in the queue never stands beside an entry that
+    /// is not the committed one, even if the queue leaves in several frames.
+    fn add(&mut self, batch: Unsynced, bytes: u64) -> u64 {
+        self.hard_state = batch.hard_state.or(self.hard_state);
+        if let Some(first) = batch.entries.first() {
+            self.entries.truncate(self.entries.partition_point(|entry| entry.id.index < first.id.index));
+        }
+        if self.entries.is_empty() {
+            self.entries = batch.entries;
+        } else {
+            self.entries.extend(batch.entries);
+        }
+        self.bytes += bytes;
+        self.ticket += 1;
+        self.ticket
+    }
 }
 
 #[derive(Default)]

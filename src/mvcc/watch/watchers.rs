@@ -1,0 +1,197 @@
+//! Watchers, found by the keys they watch: one map for those of a single key, one tree for those of a range.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::interval::{End, Interval, IntervalTree};
+
+/// The keys of a watch. Never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyRange {
+    /// One key.
+    Key(Arc<[u8]>),
+    /// All keys of an interval.
+    Span(Interval),
+}
+
+impl KeyRange {
+    /// Reads a request's `key` and `range_end` as etcd does: an empty key means the smallest one, `"\0"`; no end is the key alone;
+    /// the end `"\0"` is no end at all. None if no key can be in the range.
+    pub fn new(key: &[u8], range_end: &[u8]) -> Option<KeyRange> {
+        let key = if key.is_empty() { b"\0" } else { key };
+        match range_end {
+            [] => Some(KeyRange::Key(key.into())),
+            [0] => Some(KeyRange::Span(Interval { start: key.into(), end: End::Open })),
+            end if key < end => Some(KeyRange::Span(Interval { start: key.into(), end: End::Before(end.into()) })),
+            _ => None,
+        }
+    }
+}
+
+/// Where a watcher stands in [`Watchers`]; valid until it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot(u32);
+
+/// A set of watchers.
+#[derive(Clone, Debug)]
+pub struct Watchers<T> {
+    all: Slab<Entry<T>>,
+    by_key: HashMap<Arc<[u8]>, Vec<Slot>>,
+    by_span: IntervalTree<Vec<Slot>>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<T> {
+    range: KeyRange,
+    /// Index among those of the same range, so that removal does not search.
+    position: usize,
+    watcher: T,
+}
+
+impl<T> Default for Watchers<T> {
+    fn default() -> Watchers<T> {
+        Watchers { all: Slab::new(), by_key: HashMap::new(), by_span: IntervalTree::default() }
+    }
+}
+
+impl<T> Watchers<T> {
+    /// Adds a watcher.
+    pub fn insert(&mut self, range: KeyRange, watcher: T) -> Slot {
+        let entry = self.all.vacant_entry();
+        let slot = Slot(u32::try_from(entry.key()).expect("fewer than 2^32 watchers fit into memory"));
+        let members = match &range {
+            KeyRange::Key(key) => self.by_key.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1)),
+            KeyRange::Span(span) => {
+                if self.by_span.get_mut(span).is_none() {
+                    self.by_span.insert(span.clone(), Vec::with_capacity(1));
+                }
+                self.by_span.get_mut(span).expect("it has just been inserted")
+            }
+        };
+        members.push(slot);
+        entry.insert(Entry { position: members.len() - 1, range, watcher });
+        slot
+    }
+
+    /// Takes a watcher out.
+    pub fn remove(&mut self, slot: Slot) -> (KeyRange, T) {
+        let Entry { range, position, watcher } = self.all.remove(slot.0 as usize);
+        let members = match &range {
+            KeyRange::Key(key) => self.by_key.get_mut(key),
+            KeyRange::Span(span) => self.by_span.get_mut(span),
+        };
+        let members = members.expect("every watcher is listed under its range");
+        assert_eq!(members.swap_remove(position), slot, "a watcher stands at its position");
+        if let Some(moved) = members.get(position) {
+            self.all[moved.0 as usize].position = position;
+        }
+        if members.is_empty() {
+            match &range {
+                KeyRange::Key(key) => drop(self.by_key.remove(key)),
+                KeyRange::Span(span) => drop(self.by_span.remove(span)),
+            }
+        }
+        (range, watcher)
+    }
+
+    /// The watcher at a slot.
+    pub fn get(&self, slot: Slot) -> &T {
+        &self.all[slot.0 as usize].watcher
+    }
+
+    /// The watcher at a slot.
+    pub fn get_mut(&mut self, slot: Slot) -> &mut T {
+        &mut self.all[slot.0 as usize].watcher
+    }
+
+    /// Calls `found` with every watcher of `key`.
+    pub fn matching(&self, key: &[u8], found: &mut impl FnMut(Slot, &T)) {
+        let mut each = |members: &Vec<Slot>| {
+            for slot in members {
+                found(*slot, self.get(*slot));
+            }
+        };
+        if let Some(members) = self.by_key.get(key) {
+            each(members);
+        }
+        self.by_span.stab(key, &mut each);
+    }
+
+    /// All watchers.
+    pub fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
+        self.all.iter().map(|(index, entry)| (Slot(index as u32), &entry.watcher))
+    }
+
+    /// Where all of them stand.
+    pub fn slots(&self) -> Vec<Slot> {
+        self.iter().map(|(slot, _)| slot).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mvcc::watch::testing::Dice;
+
+    fn span(start: &str, end: &str) -> Option<KeyRange> {
+        Some(KeyRange::Span(Interval { start: start.as_bytes().into(), end: End::Before(end.as_bytes().into()) }))
+    }
+
+    #[test]
+    fn rule_54_ranges_are_read_as_etcd_reads_them() {
+        assert_eq!(KeyRange::new(b"a", b""), Some(KeyRange::Key((*b"a").into())));
+        assert_eq!(KeyRange::new(b"", b""), Some(KeyRange::Key((*b"\0").into())));
+        assert_eq!(KeyRange::new(b"a", b"b"), span("a", "b"));
+        assert_eq!(KeyRange::new(b"", b"b"), span("\0", "b"));
+        assert_eq!(KeyRange::new(b"a", b"\0"), Some(KeyRange::Span(Interval { start: (*b"a").into(), end: End::Open })));
+        assert_eq!(KeyRange::new(b"", b"\0"), Some(KeyRange::Span(Interval { start: (*b"\0").into(), end: End::Open })));
+        assert_eq!(KeyRange::new(b"b", b"b"), None);
+        assert_eq!(KeyRange::new(b"b", b"a"), None);
+    }
+
+    #[test]
+    fn matches_what_a_naive_list_matches() {
+        for seed in 0..40 {
+            println!("seed {seed}");
+            let mut dice = Dice::new(seed);
+            let mut watchers = Watchers::default();
+            let mut naive: Vec<(Slot, Vec<u8>, Vec<u8>, u64)> = Vec::new();
+            for step in 0..400 {
+                if dice.one_in(3) && !naive.is_empty() {
+                    let (slot, .., value) = naive.swap_remove(dice.below(naive.len()));
+                    assert_eq!(watchers.remove(slot).1, value);
+                } else {
+                    let (key, end) = (dice.key(), dice.range_end());
+                    if let Some(range) = KeyRange::new(&key, &end) {
+                        naive.push((watchers.insert(range, step), key, end, step));
+                    }
+                }
+                let key = dice.key();
+                let mut found = Vec::new();
+                watchers.matching(&key, &mut |_, value| found.push(*value));
+                found.sort();
+                let holds = |start: &[u8], end: &[u8]| match end {
+                    [] => start == key,
+                    [0] => start <= &key[..],
+                    _ => start <= &key[..] && &key[..] < end,
+                };
+                let mut expected: Vec<u64> = naive.iter().filter(|(_, s, e, _)| holds(s, e)).map(|w| w.3).collect();
+                expected.sort();
+                assert_eq!(found, expected);
+                assert_eq!(watchers.len(), naive.len());
+            }
+        }
+    }
+}

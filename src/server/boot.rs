@@ -1,0 +1,353 @@
+//! The start: from a data directory and a configuration to a running loop.
+//!
+//! ```text
+//! <data-dir>/member/lock      held while the process runs
+//! <data-dir>/member/snap/db   the checkpoint
+//! <data-dir>/member/wal/      the WAL (or --wal-dir)
+//! ```
+
+use std::fs;
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::fs::{FlockOperation, flock};
+
+use super::alarm::Alarms;
+use super::checkpoint::{Checkpointer, Stored};
+use super::compactor::Compactor;
+use super::handle::Handle;
+use super::inbox::{Ask, Inbox};
+use super::membership::{self, Member, Membership};
+use super::run::{FIRST_TERM, Loop, Parts, Settings};
+use super::shared::Shared;
+use crate::backend::{self, Backend};
+use crate::config::Config;
+use crate::error::Fault;
+use crate::host::Host;
+use crate::lease::{self, LeaseId, Lessor};
+use crate::mvcc::Store;
+use crate::mvcc::watch::Hub;
+use crate::raft::{self, Core, Entry, EntryKind, HardState, Index, LogId, MemberId, Restored};
+use crate::wal::{self, Wal};
+
+/// How long a start waits for a process that is just leaving the data directory.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// A lease that has longer than this to live gets what remains written to the log this often (etcd's interval).
+const LEASE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+const LEASE_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A running member. Dropping it without [`Server::stop`] leaves it running.
+pub struct Server {
+    handle: Handle,
+    shared: Arc<Shared>,
+    thread: JoinHandle<Result<(), Fault>>,
+    _lock: fs::File,
+}
+
+impl Server {
+    /// Starts, and returns once this member can answer.
+    ///
+    /// # Errors
+    /// A fault that names what is wrong with the data directory, and what to do.
+    pub fn start(config: &Config, host: Host, observer: Arc<dyn wal::Observer>) -> Result<Server, Fault> {
+        let dirs = Dirs::of(config);
+        dirs.create()?;
+        let lock = lock(&dirs.member.join("lock"))?;
+        let options = backend::Options { map_bytes: map_bytes(config.quota_backend_bytes), no_fsync: config.unsafe_no_fsync };
+        let backend = Arc::new(Backend::open(&dirs.db, options)?);
+        let stored = Stored::read(&backend)?;
+        let log = open_log(config, &host, &dirs, &stored)?;
+        log::info!("starting member {} of cluster {:x}", MemberId(log.identity.member_id), log.identity.cluster_id);
+
+        let mut lessor = Lessor::new(lease_config(config), stored.leases);
+        let mut orphans = 0;
+        let store = Store::open(backend.clone(), |key, lease| {
+            let attached = lessor.attach(Bytes::copy_from_slice(key), LeaseId(lease));
+            orphans += usize::from(attached.is_err());
+        })?;
+        if orphans > 0 {
+            return Err(Fault::new(format!("{} is damaged: {orphans} keys hang on leases that it lacks", dirs.db.display())));
+        }
+        let store = Arc::new(store);
+        let size = store.size()?;
+        let shared = Arc::new(Shared {
+            identity: log.identity,
+            host: host.clone(),
+            data_dir: config.data_dir.clone(),
+            hub: Hub::new(store.clone(), store.current()),
+            store,
+            lessor: Mutex::new(lessor),
+            alarms: Mutex::new(Alarms::of(stored.alarms)),
+            members: Mutex::new(stored.membership.clone()),
+            inbox: Inbox::default(),
+            wal: OnceLock::new(),
+            quota_bytes: config.quota_backend_bytes,
+            max_request_bytes: config.max_request_bytes,
+            term: AtomicU64::new(log.hard_state.term.0),
+            committed: AtomicU64::new(stored.applied.index.0),
+            applied: AtomicU64::new(stored.applied.index.0),
+            leader: AtomicU64::new(0),
+            reads_are_linearizable: AtomicBool::new(false),
+            used_bytes: AtomicU64::new(size.in_use),
+            recent_bytes: AtomicU64::new(0),
+            checkpoint_full: AtomicBool::new(false),
+            request_ids: AtomicU64::new(host.random.next_u64() | 1 << 63),
+        });
+        let core = Core::new(
+            raft_config(config, &log, &host),
+            Restored {
+                hard_state: log.hard_state,
+                conf: stored.membership.conf_state(),
+                base: stored.applied,
+                entries: log.entries,
+            },
+        )?;
+        let reports = shared.clone();
+        let wal = wal::Writer::start(log.wal, observer, Box::new(move |report| reports.inbox.ask(Ask::Wal(report))))?;
+        let wal = Arc::new(wal);
+        assert!(shared.wal.set(wal.clone()).is_ok(), "set once");
+        let (ready, is_ready) = sync_channel(1);
+        let now = host.clock.now();
+        let parts = Parts {
+            settings: settings(config),
+            core,
+            wal,
+            checkpointer: Checkpointer::start(backend, shared.clone())?,
+            compactor: Compactor::new(config.auto_compaction, now),
+            applied: stored.applied,
+            // The start may have given up waiting.
+            ready: Box::new(move || {
+                let _ = ready.send(());
+            }),
+            shared: shared.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name("loop".into())
+            .spawn(move || Loop::new(parts).run())
+            .map_err(|e| Fault::new(format!("cannot start the loop's thread: {e}")))?;
+        if is_ready.recv().is_err() {
+            // The loop has ended before it led.
+            let end = thread.join().expect("a panic would have ended the process");
+            return Err(end.err().unwrap_or_else(|| Fault::new("stopped while starting")));
+        }
+        let handle = Handle::new(shared.clone());
+        // A refusal here is no reason not to serve: the attributes are told again at the next start.
+        if let Err(error) = smol::block_on(handle.publish(&config.name, &config.advertise_client_urls)) {
+            log::warn!("could not publish this member's name and client URLs: {error:?}");
+        }
+        Ok(Server { handle, shared, thread, _lock: lock })
+    }
+
+    /// What clients are served with.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Asks the loop to end, without waiting. Requests under way are told that the server has stopped.
+    pub fn stop(&self) {
+        self.shared.inbox.ask(Ask::Stop);
+    }
+
+    /// Waits for the end, asked for or not.
+    ///
+    /// # Errors
+    /// The fault that ended it.
+    pub fn wait(self) -> Result<(), Fault> {
+        self.thread.join().expect("a panic would have ended the process")
+    }
+}
+
+struct Dirs {
+    data: PathBuf,
+    member: PathBuf,
+    snap: PathBuf,
+    db: PathBuf,
+    wal: PathBuf,
+}
+
+impl Dirs {
+    fn of(config: &Config) -> Dirs {
+        let member = config.data_dir.join("member");
+        let snap = member.join("snap");
+        let wal = config.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
+        Dirs { data: config.data_dir.clone(), db: snap.join("db"), member, snap, wal }
+    }
+
+    fn create(&self) -> Result<(), Fault> {
+        for dir in [&self.data, &self.snap, &self.wal] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Fault::io("create", dir, &e))?;
+        }
+        let mode = fs::metadata(&self.data).map_err(|e| Fault::io("stat", &self.data, &e))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            log::warn!("others may look into {} (mode {:o}): it should be 0700", self.data.display(), mode & 0o777);
+        }
+        Ok(())
+    }
+}
+
+/// Takes the data directory for this process. The kernel gives it back when the process ends, however it ends.
+fn lock(path: &Path) -> Result<fs::File, Fault> {
+    let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let mut file = file.map_err(|e| Fault::io("open", path, &e))?;
+    let step = Duration::from_millis(50);
+    let mut waited = Duration::ZERO;
+    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(Fault::io("lock", path, &error.into()));
+        }
+        if waited == Duration::ZERO {
+            log::warn!("waiting for another process to leave the data directory: {} is locked", path.display());
+        }
+        if waited >= LOCK_WAIT {
+            let mut pid = String::new();
+            // Only for the message.
+            let _ = file.read_to_string(&mut pid);
+            let who = if pid.trim().is_empty() { "another process".to_owned() } else { format!("process {}", pid.trim()) };
+            return Err(Fault::new(format!(
+                "the data directory is in use by {who}: {} is locked. Stop it first",
+                path.display()
+            )));
+        }
+        thread::sleep(step);
+        waited += step;
+    }
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(|e| Fault::io("write", path, &e))?;
+    Ok(file)
+}
+
+/// Room for the quota and for what LMDB needs beside it to copy pages while it frees others.
+fn map_bytes(quota: Option<u64>) -> u64 {
+    match quota {
+        Some(quota) => quota.saturating_add(quota / 2).max(256 << 20),
+        None => 64 << 30,
+    }
+}
+
+fn lease_config(config: &Config) -> lease::Config {
+    lease::Config {
+        min_ttl_secs: i64::try_from(config.min_lease_ttl.as_secs()).unwrap_or(i64::MAX).max(1),
+        retry_interval: LEASE_RETRY_INTERVAL,
+        checkpoint_interval: LEASE_CHECKPOINT_INTERVAL,
+    }
+}
+
+fn raft_config(config: &Config, log: &Log, host: &Host) -> raft::Config {
+    let ticks = config.election_timeout.as_millis().div_ceil(config.heartbeat_interval.as_millis().max(1));
+    raft::Config {
+        id: MemberId(log.identity.member_id),
+        election_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(2),
+        heartbeat_ticks: 1,
+        seed: host.random.next_u64(),
+        max_append_bytes: 1 << 20,
+        max_inflight_bytes: 8 << 20,
+        max_uncommitted_bytes: 64 << 20,
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        tick: config.heartbeat_interval,
+        // etcd: five seconds for a disk to stall, and two elections.
+        request_timeout: Duration::from_secs(5) + config.election_timeout * 2,
+        snapshot_count: config.snapshot_count,
+        warning_apply: config.warning_apply_duration,
+        election_timeout: config.election_timeout,
+    }
+}
+
+struct Log {
+    wal: Wal,
+    identity: wal::Identity,
+    hard_state: HardState,
+    entries: Vec<Entry>,
+}
+
+fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored) -> Result<Log, Fault> {
+    let options = wal::Options { no_fsync: config.unsafe_no_fsync, ..wal::Options::default() };
+    if !Wal::exists(host, &dirs.wal)? {
+        if stored.identity.is_some() {
+            return Err(Fault::new(format!(
+                "{} holds no WAL, but the checkpoint in {} was written beside one: writes may be missing. Put the WAL back (is \
+                 --wal-dir right?), or delete the data directory to start with an empty store",
+                dirs.wal.display(),
+                dirs.snap.display()
+            )));
+        }
+        let (identity, _) = first_members(config)?;
+        let wal = Wal::create(host, &dirs.wal, identity, LogId::default(), options)?;
+        return bootstrap(config, wal, identity);
+    }
+    let (wal, recovered) = Wal::open(host, &dirs.wal, stored.identity, stored.applied.index, options)?;
+    if let Some((path, at)) = &recovered.torn {
+        log::warn!("cut an unfinished write off {} at byte {at}: it was never acknowledged", path.display());
+    }
+    if recovered.last.index == Index(0) {
+        // The first start was cut short before its first write.
+        return bootstrap(config, wal, recovered.identity);
+    }
+    if recovered.last.index < stored.applied.index {
+        return Err(Fault::new(format!(
+            "the WAL in {} ends at {}, but the checkpoint in {} holds everything up to {}: they are not of one time. Put both \
+             back from the same moment",
+            dirs.wal.display(),
+            recovered.last,
+            dirs.snap.display(),
+            stored.applied
+        )));
+    }
+    Ok(Log { wal, identity: recovered.identity, hard_state: recovered.hard_state, entries: recovered.entries })
+}
+
+/// Writes the log's first entries: the members that `--initial-cluster` names.
+fn bootstrap(config: &Config, mut wal: Wal, identity: wal::Identity) -> Result<Log, Fault> {
+    let (named, members) = first_members(config)?;
+    if named != identity {
+        return Err(Fault::new(format!(
+            "the WAL was begun for {identity}, and the flags now name {named}: delete the data directory, or put the flags back"
+        )));
+    }
+    let entry = |(n, member): (usize, &Member)| Entry {
+        id: LogId { term: FIRST_TERM, index: Index(n as u64 + 1) },
+        kind: EntryKind::ConfChange,
+        data: membership::encode_add(member),
+    };
+    let entries: Vec<Entry> = members.list().iter().enumerate().map(entry).collect();
+    let hard_state = HardState { term: FIRST_TERM, vote: None, commit: Index(entries.len() as u64) };
+    match wal.append(Some(hard_state), &entries) {
+        Ok(_) => Ok(Log { wal, identity, hard_state, entries }),
+        Err(wal::AppendError::Full) => {
+            Err(Fault::new(format!("{} is full: there is no room for the first entry", config.data_dir.display())))
+        }
+        Err(wal::AppendError::Fault(fault)) => Err(fault),
+    }
+}
+
+fn first_members(config: &Config) -> Result<(wal::Identity, Membership), Fault> {
+    if config.join_existing || config.initial_cluster.len() != 1 {
+        return Err(Fault::new(
+            "clusters of several members are not there yet: --initial-cluster must name this member alone, with \
+             --initial-cluster-state=new",
+        ));
+    }
+    let member = |(_, urls): &(String, Vec<String>)| Member {
+        id: membership::member_id(urls, &config.initial_cluster_token),
+        name: String::new(),
+        peer_urls: urls.clone(),
+        client_urls: Vec::new(),
+        learner: false,
+    };
+    let members = Membership::of(config.initial_cluster.iter().map(member), None);
+    let own = config.initial_cluster.iter().find(|(name, _)| *name == config.name);
+    let (_, urls) = own.ok_or_else(|| Fault::new(format!("--initial-cluster does not name this member, {}", config.name)))?;
+    let member_id = membership::member_id(urls, &config.initial_cluster_token).0;
+    let cluster_id = membership::cluster_id(members.list().iter().map(|m| m.id));
+    Ok((wal::Identity { cluster_id, member_id }, members))
+}

@@ -1,0 +1,560 @@
+//! The loop. In: what the inbox brings, and time. Out: entries to the WAL, committed entries to the state machine, events to the
+//! hub, replies to clients, jobs to the checkpoint thread.
+//!
+//! Always: nothing here waits for the disk. Proposals that arrive while the WAL syncs go with its next sync, all of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::apply::Applier;
+use super::checkpoint::{Checkpointer, Job, LeaseChange, Outcome, Snapshot};
+use super::command::Command;
+use super::compactor::Compactor;
+use super::handle::Response;
+use super::inbox::{Ask, Proposal, Queues, Reply};
+use super::shared::Shared;
+use crate::error::{Error, Fault};
+use crate::mvcc::Answer;
+use crate::pb::etcdserverpb::{CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
+use crate::raft::{Core, Effects, Entry, EntryKind, Event, Index, LogId, PersistSeq, ProposeError, Term};
+use crate::wal;
+
+/// Entries applied per hold of the store: readers wait for one such run at the most.
+const RUN_ENTRIES: usize = 128;
+/// Leases revoked per tick; etcd's number.
+const REVOKES_PER_TICK: usize = 500;
+const LEASE_CHECKPOINTS_PER_TICK: usize = 1000;
+/// A checkpoint is written when so much is only in memory ...
+const CHECKPOINT_BYTES: u64 = 8 << 20;
+/// ... or in the WAL alone ...
+const CHECKPOINT_WAL_BYTES: u64 = 12 << 20;
+/// ... or for so long. Longer is lighter on flash: a row rewritten ten times between two checkpoints costs its pages once.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+/// How soon a checkpoint that found no room is tried again.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(2);
+const SCRUB_RETRY: Duration = Duration::from_millis(200);
+/// A tick that comes later than this was no tick: the process stood still, and what clients have sent meanwhile comes first.
+const STANDSTILL: Duration = Duration::from_secs(2);
+
+/// What the loop needs to know of the configuration.
+pub(super) struct Settings {
+    pub tick: Duration,
+    /// How long a proposal may take before its client is told that its outcome is unknown.
+    pub request_timeout: Duration,
+    /// Entries between two checkpoints at the most.
+    pub snapshot_count: u64,
+    pub warning_apply: Duration,
+    pub election_timeout: Duration,
+}
+
+pub(super) struct Loop {
+    shared: Arc<Shared>,
+    settings: Settings,
+    core: Core,
+    wal: Arc<wal::Writer>,
+    checkpointer: Checkpointer,
+    applier: Applier,
+    compactor: Compactor,
+    /// Proposals in the log and not yet applied, by their place in it.
+    pending: VecDeque<Pending>,
+    /// Batches with the WAL: its ticket and Raft's number.
+    persisting: VecDeque<(u64, PersistSeq)>,
+    reads: Reads,
+    checkpoint: CheckpointState,
+    scrubs: Vec<(i64, Reply<()>)>,
+    defragments: Vec<Reply<()>>,
+    applied: LogId,
+    last_tick: Duration,
+    /// Told once the first leader is there.
+    ready: Option<Box<dyn FnOnce() + Send>>,
+}
+
+struct Pending {
+    id: LogId,
+    proposed: Duration,
+    command: Option<Command>,
+    reply: Option<Reply<Response>>,
+}
+
+/// Linearizable reads on their way through Raft, which a member alone does not need.
+#[derive(Default)]
+struct Reads {
+    next_id: u64,
+    asked: VecDeque<(u64, Duration, Reply<()>)>,
+    /// Confirmed, and waiting for this index to be applied.
+    confirmed: Vec<(Index, Reply<()>)>,
+}
+
+#[derive(Default)]
+struct CheckpointState {
+    running: bool,
+    written: LogId,
+    written_at: Duration,
+    /// Bytes given to the WAL since.
+    wal_bytes: u64,
+    not_before: Duration,
+    /// Somebody waits for one.
+    wanted: bool,
+    pruning: bool,
+    /// Lease changes of one that found no room.
+    leases: Vec<LeaseChange>,
+}
+
+/// Everything that [`Loop::new`] takes over from the start.
+pub(super) struct Parts {
+    pub shared: Arc<Shared>,
+    pub settings: Settings,
+    pub core: Core,
+    pub wal: Arc<wal::Writer>,
+    pub checkpointer: Checkpointer,
+    pub compactor: Compactor,
+    pub applied: LogId,
+    pub ready: Box<dyn FnOnce() + Send>,
+}
+
+impl Loop {
+    pub fn new(parts: Parts) -> Loop {
+        let Parts { shared, settings, core, wal, checkpointer, compactor, applied, ready } = parts;
+        let now = shared.host.clock.now();
+        Loop {
+            applier: Applier::new(shared.clone()),
+            settings,
+            core,
+            wal,
+            checkpointer,
+            compactor,
+            pending: VecDeque::new(),
+            persisting: VecDeque::new(),
+            reads: Reads::default(),
+            checkpoint: CheckpointState { written: applied, written_at: now, ..CheckpointState::default() },
+            scrubs: Vec::new(),
+            defragments: Vec::new(),
+            applied,
+            last_tick: now,
+            ready: Some(ready),
+            shared,
+        }
+    }
+
+    /// Runs until it is told to stop, then lets the WAL and a last checkpoint finish.
+    pub fn run(mut self) -> Result<(), Fault> {
+        let mut queues = Queues::default();
+        // A compaction that a crash interrupted has rows to remove.
+        self.prune();
+        loop {
+            let now = self.shared.host.clock.now();
+            self.shared.inbox.take(self.until_next(now), &mut queues);
+            for ask in queues.asks.drain(..) {
+                match ask {
+                    Ask::Stop => return self.stop(),
+                    ask => self.hear(ask)?,
+                }
+            }
+            let now = self.shared.host.clock.now();
+            for proposal in queues.proposals.drain(..) {
+                self.propose(proposal, now);
+            }
+            self.turn()?;
+            if now >= self.last_tick + self.settings.tick {
+                self.tick(now)?;
+                self.turn()?;
+            }
+            self.start_checkpoint(now);
+        }
+    }
+
+    /// Until the next tick. Leases expire at ticks too: as late as etcd's, which looks every half second.
+    fn until_next(&self, now: Duration) -> Duration {
+        (self.last_tick + self.settings.tick).saturating_sub(now)
+    }
+
+    fn hear(&mut self, ask: Ask) -> Result<(), Fault> {
+        match ask {
+            Ask::ReadIndex(reply) => {
+                let id = self.reads.next_id;
+                self.reads.next_id += 1;
+                self.reads.asked.push_back((id, self.shared.host.clock.now(), reply));
+                self.core.step(Event::ReadIndex(id))
+            }
+            Ask::Scrubbed(revision, reply) => {
+                self.scrubs.push((revision, reply));
+                self.checkpoint.wanted = true;
+                Ok(())
+            }
+            Ask::Defragment(reply) => {
+                self.defragments.push(reply);
+                self.checkpoint.wanted = true;
+                Ok(())
+            }
+            Ask::Wal(wal::Report::Synced(synced)) => {
+                let mut durable = None;
+                while let Some((ticket, seq)) = self.persisting.front()
+                    && *ticket <= synced.ticket
+                {
+                    durable = Some(*seq);
+                    self.persisting.pop_front();
+                }
+                durable.map_or(Ok(()), |seq| self.core.step(Event::Persisted(seq)))
+            }
+            Ask::Wal(wal::Report::Stalled) => {
+                log::error!("the disk is full: writes wait until there is room again (delete files, or raise the volume's size)");
+                Ok(())
+            }
+            Ask::Wal(wal::Report::Fault(fault)) | Ask::Fail(fault) => Err(fault),
+            Ask::Checkpoint(outcome) => {
+                self.checkpointed(outcome);
+                Ok(())
+            }
+            Ask::Stop => unreachable!("the loop looks for it first"),
+        }
+    }
+
+    fn propose(&mut self, proposal: Proposal, now: Duration) {
+        let Proposal { command, data, reply } = proposal;
+        let bytes = data.len() as u64;
+        match self.core.propose(EntryKind::Normal, data) {
+            Ok(id) => {
+                self.checkpoint.wal_bytes += bytes;
+                self.pending.push_back(Pending { id, proposed: now, command: Some(command), reply });
+            }
+            Err(error) => {
+                let answer = match error {
+                    ProposeError::NotLeader { leader: None } => Error::NoLeader,
+                    ProposeError::NotLeader { leader: Some(_) } => Error::NotLeader,
+                    ProposeError::TooMuchUncommitted => Error::TooManyRequests,
+                    ProposeError::Transferring => Error::LeaderChanged,
+                    ProposeError::ConfChangePending => Error::Unhealthy,
+                };
+                send(reply, Err(answer));
+            }
+        }
+    }
+
+    /// Does everything that Raft wants done, until it wants nothing more.
+    fn turn(&mut self) -> Result<(), Fault> {
+        loop {
+            let effects = self.core.effects();
+            if effects == (Effects { seq: effects.seq, ..Effects::default() }) {
+                return Ok(());
+            }
+            let Effects { persist, seq, commit, reads, lost_reads, leadership, send_now, send_then, snapshots } = effects;
+            assert!(
+                send_now.is_empty() && send_then.is_empty() && snapshots.is_empty(),
+                "a member alone has nobody to write to: clusters of several members come with the transport"
+            );
+            if let Some(unsynced) = persist {
+                self.persisting.push_back((self.wal.submit(unsynced), seq));
+            }
+            self.shared.committed.store(self.core.committed().0, Ordering::Relaxed);
+            if let Some(leadership) = leadership {
+                self.shared.term.store(leadership.term.0, Ordering::Relaxed);
+                self.shared.leader.store(leadership.leader.map_or(0, |id| id.0), Ordering::Relaxed);
+                if !self.core.is_leader() {
+                    self.shared.reads_are_linearizable.store(false, Ordering::Release);
+                    self.shared.lessor().demote();
+                    self.fail_pending(Error::LeaderChanged);
+                }
+            }
+            if !commit.is_empty() {
+                self.apply(commit)?;
+            }
+            for id in lost_reads {
+                self.take_read(id, |reply| send(Some(reply), Err(Error::LeaderChanged)));
+            }
+            for read in reads {
+                let mut confirmed = Vec::new();
+                self.take_read(read.id, |reply| confirmed.push((read.index, reply)));
+                self.reads.confirmed.append(&mut confirmed);
+            }
+            self.serve_reads();
+        }
+    }
+
+    fn take_read(&mut self, id: u64, with: impl FnOnce(Reply<()>)) {
+        if let Some(at) = self.reads.asked.iter().position(|(asked, ..)| *asked == id)
+            && let Some((_, _, reply)) = self.reads.asked.remove(at)
+        {
+            with(reply);
+        }
+    }
+
+    fn serve_reads(&mut self) {
+        let applied = self.applied.index;
+        for (_, reply) in self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+            send(Some(reply), Ok(()));
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Fault> {
+        let mut rest = entries.into_iter().peekable();
+        while rest.peek().is_some() {
+            if let Some(entry) = rest.next_if(|entry| entry.kind == EntryKind::ConfChange) {
+                self.applied = entry.id;
+                let conf = self.applier.conf_change(entry.data)?;
+                self.core.apply_conf_change(conf)?;
+            } else {
+                self.apply_run(&mut rest)?;
+            }
+            self.core.step(Event::Applied(self.applied.index))?;
+            self.shared.applied.store(self.applied.index.0, Ordering::Relaxed);
+        }
+        // With nobody to send them to, entries need not be kept: the WAL has them, durably.
+        if self.core.conf().voters.len() + self.core.conf().learners.len() == 1 {
+            self.core.compact(self.applied.index);
+        }
+        self.after_apply();
+        Ok(())
+    }
+
+    /// Applies normal entries up to a change of the configuration or the limit of a run.
+    fn apply_run(&mut self, rest: &mut std::iter::Peekable<std::vec::IntoIter<Entry>>) -> Result<(), Fault> {
+        let begun = self.shared.host.clock.now();
+        let shared = self.shared.clone();
+        let mut run = self.applier.run(&shared);
+        let mut answers: Vec<(Reply<Response>, Result<Response, Error>)> = Vec::new();
+        let mut entries = 0;
+        while entries < RUN_ENTRIES
+            && let Some(entry) = rest.next_if(|entry| entry.kind == EntryKind::Normal)
+        {
+            entries += 1;
+            self.applied = entry.id;
+            let (command, reply) = claim(&mut self.pending, entry.id);
+            if entry.data.is_empty() {
+                continue; // a leader's first entry
+            }
+            let command = match command {
+                Some(command) => command,
+                None => Command::decode(entry.data)?,
+            };
+            let answer: Answer<Response> = run.apply(command);
+            let answer = answer?;
+            if let Some(reply) = reply {
+                answers.push((reply, answer));
+            }
+        }
+        let finished = run.finish();
+        self.shared.hub.publish(&finished.events, finished.revision);
+        for (reply, answer) in answers {
+            send(Some(reply), answer);
+        }
+        if finished.prune {
+            self.prune();
+        }
+        let took = self.shared.host.clock.now().saturating_sub(begun);
+        if took > self.settings.warning_apply {
+            log::warn!("apply request took too long: {entries} entries up to {} took {took:?}", self.applied);
+        }
+        Ok(())
+    }
+
+    fn after_apply(&mut self) {
+        let recent = self.shared.store.stats().recent_bytes as u64;
+        let before = self.shared.recent_bytes.swap(recent, Ordering::Relaxed);
+        let used = &self.shared.used_bytes;
+        used.store((used.load(Ordering::Relaxed) + recent).saturating_sub(before), Ordering::Relaxed);
+        let alone = self.core.conf().voters == [self.core.id()];
+        if self.core.is_leader()
+            && self.applied.term == self.core.term()
+            && !self.shared.reads_are_linearizable.load(Ordering::Relaxed)
+        {
+            // The leader's first entry is applied: the leases' time runs here from now on. Clients had no one to renew at while
+            // there was no leader; alone, there was one all the time but for the restart.
+            let extend = if alone { Duration::ZERO } else { self.settings.election_timeout };
+            self.shared.lessor().promote(self.shared.host.clock.now(), extend);
+            if alone {
+                self.shared.reads_are_linearizable.store(true, Ordering::Release);
+            }
+            if let Some(ready) = self.ready.take() {
+                ready();
+            }
+        }
+    }
+
+    fn fail_pending(&mut self, error: Error) {
+        for pending in self.pending.drain(..) {
+            send(pending.reply, Err(error.clone()));
+        }
+    }
+
+    fn tick(&mut self, now: Duration) -> Result<(), Fault> {
+        let stood_still = now > self.last_tick + self.settings.tick + STANDSTILL;
+        self.last_tick = now;
+        self.core.step(Event::Tick)?;
+        self.time_out(now);
+        if self.core.is_leader() && !stood_still {
+            self.expire_leases(now);
+            if let Some(revision) = self.compactor.due(now, self.shared.store.current()) {
+                log::info!("compacting at revision {revision}, as --auto-compaction-retention says");
+                self.shared.propose_own(Command::Compaction(CompactionRequest { revision, physical: false }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells clients that have waited too long that nobody knows how it will end. The entries stay in the log.
+    fn time_out(&mut self, now: Duration) {
+        let timeout = self.settings.request_timeout;
+        for pending in self.pending.iter_mut().take_while(|pending| pending.proposed + timeout <= now) {
+            send(pending.reply.take(), Err(Error::Timeout));
+        }
+        while let Some((_, asked, _)) = self.reads.asked.front()
+            && *asked + timeout <= now
+            && let Some((_, _, reply)) = self.reads.asked.pop_front()
+        {
+            send(Some(reply), Err(Error::Timeout));
+        }
+    }
+
+    fn expire_leases(&mut self, now: Duration) {
+        let (expired, checkpoints) = {
+            let mut lessor = self.shared.lessor();
+            (lessor.expired(now, REVOKES_PER_TICK), lessor.checkpoints_due(now, LEASE_CHECKPOINTS_PER_TICK))
+        };
+        for id in expired {
+            self.shared.propose_own(Command::LeaseRevoke(LeaseRevokeRequest { id: id.0 }));
+        }
+        if !checkpoints.is_empty() {
+            let checkpoints = checkpoints.into_iter().map(|(id, remaining_ttl)| LeaseCheckpoint { id: id.0, remaining_ttl });
+            self.shared.propose_own(Command::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints: checkpoints.collect() }));
+        }
+    }
+
+    fn prune(&mut self) {
+        if !self.checkpoint.pruning {
+            self.checkpoint.pruning = true;
+            self.checkpointer.submit(Job::Prune);
+        }
+    }
+
+    fn start_checkpoint(&mut self, now: Duration) {
+        let state = &self.checkpoint;
+        let applied = self.applied.index.0 - state.written.index.0;
+        let due = state.wanted && !state.pruning
+            || self.shared.recent_bytes.load(Ordering::Relaxed) >= CHECKPOINT_BYTES
+            || state.wal_bytes >= CHECKPOINT_WAL_BYTES
+            || applied >= self.settings.snapshot_count.max(1) * 10
+            || (applied > 0 && now >= state.written_at + CHECKPOINT_INTERVAL);
+        if due && !state.running && now >= state.not_before {
+            let snapshot = self.snapshot();
+            self.checkpoint.running = true;
+            self.checkpoint.wal_bytes = 0;
+            self.checkpoint.wanted = false;
+            self.checkpointer.submit(Job::Checkpoint(Box::new(snapshot)));
+        }
+    }
+
+    /// Everything that a checkpoint of this moment holds.
+    fn snapshot(&mut self) -> Snapshot {
+        let mut leases = std::mem::take(&mut self.checkpoint.leases);
+        leases.append(&mut self.shared.lessor().take_changed());
+        let alarms = std::mem::take(&mut self.applier.alarms_changed);
+        let members = std::mem::take(&mut self.applier.members_changed);
+        Snapshot {
+            identity: self.shared.identity,
+            applied: self.applied,
+            rows: self.shared.store.checkpoint(),
+            leases,
+            alarms: alarms.then(|| self.shared.alarms.lock().expect("a reader panicked").list()),
+            membership: members.then(|| self.shared.members.lock().expect("a reader panicked").clone()),
+        }
+    }
+
+    fn checkpointed(&mut self, outcome: Outcome) {
+        let now = self.shared.host.clock.now();
+        match outcome {
+            Outcome::Pruned => {
+                self.checkpoint.pruning = false;
+                // A compaction that came while the last one was pruned starts over.
+                if self.shared.store.needs_pruning() {
+                    self.prune();
+                }
+                // The rows' removal is worth a checkpoint only to those who wait for it or need the room; otherwise it goes with
+                // the next.
+                let used = self.shared.used_bytes.load(Ordering::Relaxed);
+                let cramped = self.shared.quota_bytes.is_some_and(|quota| used > quota / 2);
+                self.checkpoint.wanted |= cramped || !self.scrubs.is_empty();
+            }
+            Outcome::Written(applied) => {
+                self.checkpoint.running = false;
+                self.checkpoint.written = applied;
+                self.checkpoint.written_at = now;
+                self.shared.checkpoint_full.store(false, Ordering::Relaxed);
+                self.wal.release(applied.index);
+                self.measure();
+                for (_, reply) in self.scrubs.extract_if(.., |(revision, _)| self.shared.store.scrubbed(*revision)) {
+                    send(Some(reply), Ok(()));
+                }
+                if !self.scrubs.is_empty() {
+                    // A reader still needs rows that are to go: look again soon.
+                    self.checkpoint.wanted = true;
+                    self.checkpoint.not_before = now + SCRUB_RETRY;
+                }
+                for reply in self.defragments.drain(..) {
+                    self.checkpointer.submit(Job::Defragment(reply));
+                }
+            }
+            Outcome::Defragmented => self.measure(),
+            Outcome::Full(snapshot) => {
+                self.checkpoint.running = false;
+                self.checkpoint.not_before = now + CHECKPOINT_RETRY;
+                self.checkpoint.wanted = true;
+                self.shared.checkpoint_full.store(true, Ordering::Relaxed);
+                self.applier.alarms_changed |= snapshot.alarms.is_some();
+                self.applier.members_changed |= snapshot.membership.is_some();
+                self.checkpoint.leases = snapshot.leases;
+                // A rewrite without free pages may be just what is needed.
+                for reply in self.defragments.drain(..) {
+                    self.checkpointer.submit(Job::Defragment(reply));
+                }
+            }
+        }
+    }
+
+    /// Takes the checkpoint's size as the base of what the quota counts.
+    fn measure(&self) {
+        match self.shared.store.size() {
+            Ok(size) => self.shared.used_bytes.store(size.in_use, Ordering::Relaxed),
+            Err(fault) => self.shared.inbox.ask(Ask::Fail(fault)),
+        }
+        let recent = self.shared.store.stats().recent_bytes as u64;
+        self.shared.recent_bytes.store(recent, Ordering::Relaxed);
+    }
+
+    /// Leaves in good order: nothing more is taken in, the WAL syncs what it has, and a checkpoint makes the next start short.
+    fn stop(mut self) -> Result<(), Fault> {
+        self.shared.inbox.close();
+        self.fail_pending(Error::Stopped);
+        if !self.checkpoint.running && self.applied.index > self.checkpoint.written.index {
+            let snapshot = self.snapshot();
+            self.checkpointer.submit(Job::Checkpoint(Box::new(snapshot)));
+        }
+        Ok(())
+    }
+}
+
+/// The proposal that became the entry at `id`, if it was one of ours.
+fn claim(pending: &mut VecDeque<Pending>, id: LogId) -> (Option<Command>, Option<Reply<Response>>) {
+    match pending.front() {
+        Some(front) if front.id == id => {
+            let front = pending.pop_front().expect("just seen");
+            (front.command, front.reply)
+        }
+        Some(front) => {
+            assert!(front.id.index > id.index, "a proposal of ours was overwritten without our knowing");
+            (None, None)
+        }
+        None => (None, None),
+    }
+}
+
+/// Answers, if anybody still listens.
+fn send<T>(reply: Option<Reply<T>>, answer: Result<T, Error>) {
+    if let Some(reply) = reply {
+        let _ = reply.send(answer);
+    }
+}
+
+/// The term that a new cluster's first entries have, before any election.
+pub(super) const FIRST_TERM: Term = Term(1);
