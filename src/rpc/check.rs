@@ -30,8 +30,7 @@ pub fn range_stream(request: &RangeRequest) -> Result<(), Error> {
     if !sorted_by_key {
         return Err(Error::StreamSort);
     }
-    let filters =
-        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+    let filters = [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     if filters != [0; 4] {
         return Err(Error::StreamRevisionFilter);
     }
@@ -91,9 +90,7 @@ fn operations(request: &TxnRequest, max_ops: usize, max_nested: usize) -> Result
         Some(Request::RequestRange(request)) => range(request),
         Some(Request::RequestPut(request)) => put(request),
         Some(Request::RequestDeleteRange(request)) => delete_range(request),
-        Some(Request::RequestTxn(request)) => {
-            operations(request, left, max_nested.checked_sub(1).ok_or(Error::TooManyOps)?)
-        }
+        Some(Request::RequestTxn(request)) => operations(request, left, max_nested.checked_sub(1).ok_or(Error::TooManyOps)?),
         None => Err(Error::KeyNotFound),
     })
 }

@@ -3,17 +3,17 @@
 use super::encode;
 use super::grpc::Reply;
 use super::services::Api;
-use super::serving::{Member, Serving};
 use super::status::{Code, Status};
 use crate::error::Error;
 use crate::pb::etcdserverpb::{
-    Member as MemberMessage, MemberAddRequest, MemberListRequest, MemberListResponse, MemberPromoteRequest,
-    MemberRemoveRequest, MemberUpdateRequest, MemberUpdateResponse,
+    Member as MemberMessage, MemberAddRequest, MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberRemoveRequest,
+    MemberUpdateRequest, MemberUpdateResponse,
 };
 use crate::raft::MemberId;
+use crate::server::Member;
 
 /// `MemberList`.
-pub async fn list<S: Serving>(api: &Api<S>, request: MemberListRequest) -> Result<Reply, Status> {
+pub async fn list(api: &Api, request: MemberListRequest) -> Result<Reply, Status> {
     if request.linearizable {
         api.server.read_index().await?;
     }
@@ -23,7 +23,7 @@ pub async fn list<S: Serving>(api: &Api<S>, request: MemberListRequest) -> Resul
 
 /// `MemberUpdate`. etcd takes any text for a URL here and its other members die of it later; it is refused like `MemberAdd`'s, but only
 /// for a member that exists, so that clients hear of the missing member first, as from etcd.
-pub async fn update<S: Serving>(api: &Api<S>, request: MemberUpdateRequest) -> Result<Reply, Status> {
+pub async fn update(api: &Api, request: MemberUpdateRequest) -> Result<Reply, Status> {
     let id = MemberId(request.id);
     if api.server.members().iter().any(|member| member.id == id) && !are_peer_urls(&request.peer_ur_ls) {
         return Err(Error::MemberBadUrls.into());
@@ -41,13 +41,13 @@ pub fn add(request: &MemberAddRequest) -> Result<Reply, Status> {
 }
 
 /// `MemberRemove`.
-pub fn remove<S: Serving>(api: &Api<S>, request: &MemberRemoveRequest) -> Result<Reply, Status> {
+pub fn remove(api: &Api, request: &MemberRemoveRequest) -> Result<Reply, Status> {
     api.known_member(request.id)?;
     Err(single("MemberRemove"))
 }
 
 /// `MemberPromote`.
-pub fn promote<S: Serving>(api: &Api<S>, request: &MemberPromoteRequest) -> Result<Reply, Status> {
+pub fn promote(api: &Api, request: &MemberPromoteRequest) -> Result<Reply, Status> {
     let member = api.known_member(request.id)?;
     if !member.learner {
         return Err(Error::MemberNotLearner.into());
@@ -96,10 +96,14 @@ mod tests {
 
     #[test]
     fn peer_urls_are_those_that_etcd_takes() {
-        for url in ["http://10.0.0.1:2380", "https://node-1.local:2380", "http://[::1]:2380", "unix://localhost:m1", " http://a:1 "] {
+        for url in
+            ["http://10.0.0.1:2380", "https://node-1.local:2380", "http://[::1]:2380", "unix://localhost:m1", " http://a:1 "]
+        {
             assert!(are_peer_urls(&[url.to_owned()]), "{url}");
         }
-        for url in ["", "a:1", "http://a", "http://a:1/", "http://a:1/x", "ftp://a:1", "http://::1:2380", "http://a:b", "http://a b:1"] {
+        for url in
+            ["", "a:1", "http://a", "http://a:1/", "http://a:1/x", "ftp://a:1", "http://::1:2380", "http://a:b", "http://a b:1"]
+        {
             assert!(!are_peer_urls(&[url.to_owned()]), "{url}");
         }
         assert!(!are_peer_urls(&[]));

@@ -7,13 +7,13 @@ use super::check;
 use super::encode;
 use super::grpc::{Replies, Reply};
 use super::services::Api;
-use super::serving::Serving;
 use super::status::{Code, Status};
 use crate::error::{Error, Fault};
 use crate::mvcc::{RangeAnswer, Rows};
 use crate::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, PutRequest, RangeRequest, ResponseHeader, TxnRequest,
 };
+use crate::server::Handle;
 
 /// An answer up to about so many bytes is made in one buffer.
 const WHOLE: usize = 1 << 20;
@@ -25,7 +25,7 @@ const INLINE_ROWS: usize = 64;
 const FIRST_CHUNK: usize = 10;
 
 /// `Range`.
-pub async fn range<S: Serving>(api: &Api<S>, request: RangeRequest) -> Result<Reply, Status> {
+pub async fn range(api: &Api, request: RangeRequest) -> Result<Reply, Status> {
     check::range(&request)?;
     let RangeAnswer { revision, count, more, rows } = api.server.range(&request).await?;
     let header = api.server.header(revision);
@@ -56,7 +56,7 @@ fn begin(rows: &mut Rows, header: &ResponseHeader) -> Result<(BytesMut, usize), 
 }
 
 /// The rest of an answer, piece by piece. Ends early if the store breaks, which the transport takes for what it is.
-fn pieces<S: Serving>(server: S, first: Bytes, rows: Rows, tail: Bytes) -> impl stream::Stream<Item = Bytes> + Send {
+fn pieces(server: Handle, first: Bytes, rows: Rows, tail: Bytes) -> impl stream::Stream<Item = Bytes> + Send {
     let rest = stream::unfold((server, Some(rows), tail), async |(server, rows, tail)| {
         let (rows, mut piece) = read(&server, rows?, |rows| {
             let mut piece = BytesMut::with_capacity(PIECE);
@@ -75,13 +75,12 @@ fn pieces<S: Serving>(server: S, first: Bytes, rows: Rows, tail: Bytes) -> impl 
 }
 
 /// Lets `work` read rows, few of them here and many where a slow disk holds up no connection, and lets go of the store.
-async fn read<S, T>(
-    server: &S,
+async fn read<T>(
+    server: &Handle,
     mut rows: Rows,
     work: impl FnOnce(&mut Rows) -> Result<T, Fault> + Send + 'static,
 ) -> Result<(Rows, T), Error>
 where
-    S: Serving,
     T: Send + 'static,
 {
     let few = rows.len() <= INLINE_ROWS;
@@ -99,7 +98,7 @@ where
 
 /// `RangeStream`: the answer of one range in chunks. All rows are of the revision that the range was answered at; only the last
 /// chunk has a header, `more` and `count`.
-pub async fn range_stream<S: Serving>(api: &Api<S>, request: RangeRequest, replies: &mut Replies) -> Result<(), Status> {
+pub async fn range_stream(api: &Api, request: RangeRequest, replies: &mut Replies) -> Result<(), Status> {
     check::range_stream(&request)?;
     let RangeAnswer { revision, count, more, mut rows } = api.server.range(&request).await?;
     let header = api.server.header(revision);
@@ -127,7 +126,7 @@ pub async fn range_stream<S: Serving>(api: &Api<S>, request: RangeRequest, repli
 }
 
 /// `Put`.
-pub async fn put<S: Serving>(api: &Api<S>, request: PutRequest) -> Result<Reply, Status> {
+pub async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status> {
     check::put(&request)?;
     let mut response = api.server.put(request).await?;
     response.header = Some(api.completed(response.header));
@@ -135,7 +134,7 @@ pub async fn put<S: Serving>(api: &Api<S>, request: PutRequest) -> Result<Reply,
 }
 
 /// `DeleteRange`.
-pub async fn delete_range<S: Serving>(api: &Api<S>, request: DeleteRangeRequest) -> Result<Reply, Status> {
+pub async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Result<Reply, Status> {
     check::delete_range(&request)?;
     let mut response = api.server.delete_range(request).await?;
     response.header = Some(api.completed(response.header));
@@ -144,7 +143,7 @@ pub async fn delete_range<S: Serving>(api: &Api<S>, request: DeleteRangeRequest)
 
 /// `Txn`. One that only reads takes no part of the log. The headers of its operations hold the revision alone, as the store made
 /// them.
-pub async fn txn<S: Serving>(api: &Api<S>, request: TxnRequest) -> Result<Reply, Status> {
+pub async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status> {
     check::txn(&request, api.limits.max_txn_ops)?;
     let mut response = if check::is_read_only(&request) {
         api.server.read_txn(&request, check::is_serializable(&request)).await?
@@ -156,7 +155,7 @@ pub async fn txn<S: Serving>(api: &Api<S>, request: TxnRequest) -> Result<Reply,
 }
 
 /// `Compact`.
-pub async fn compact<S: Serving>(api: &Api<S>, request: CompactionRequest) -> Result<Reply, Status> {
+pub async fn compact(api: &Api, request: CompactionRequest) -> Result<Reply, Status> {
     let revision = api.server.compact(request).await?;
     Ok(encode::message(&CompactionResponse { header: Some(api.server.header(revision)) }))
 }

@@ -9,7 +9,6 @@ use prost::Message;
 use super::encode;
 use super::grpc::{Replies, Reply, Requests};
 use super::services::{Api, decode_streamed};
-use super::serving::Serving;
 use super::status::Status;
 use crate::error::Error;
 use crate::pb::etcdserverpb::{
@@ -21,20 +20,20 @@ use crate::pb::etcdserverpb::{
 const UNDER_WAY: usize = 64;
 
 /// `LeaseGrant`.
-pub async fn grant<S: Serving>(api: &Api<S>, request: LeaseGrantRequest) -> Result<Reply, Status> {
+pub async fn grant(api: &Api, request: LeaseGrantRequest) -> Result<Reply, Status> {
     let (granted, revision) = api.server.lease_grant(request).await?;
     let header = Some(api.server.header(revision));
     Ok(encode::message(&LeaseGrantResponse { header, id: granted.id, ttl: granted.ttl, ..LeaseGrantResponse::default() }))
 }
 
 /// `LeaseRevoke`.
-pub async fn revoke<S: Serving>(api: &Api<S>, request: LeaseRevokeRequest) -> Result<Reply, Status> {
+pub async fn revoke(api: &Api, request: LeaseRevokeRequest) -> Result<Reply, Status> {
     let revision = api.server.lease_revoke(request.id).await?;
     Ok(encode::message(&LeaseRevokeResponse { header: Some(api.server.header(revision)) }))
 }
 
 /// `LeaseTimeToLive`. A lease that is unknown has -1 seconds left.
-pub async fn time_to_live<S: Serving>(api: &Api<S>, request: LeaseTimeToLiveRequest) -> Result<Reply, Status> {
+pub async fn time_to_live(api: &Api, request: LeaseTimeToLiveRequest) -> Result<Reply, Status> {
     let times = api.server.lease_times(request.id, request.keys).await;
     let mut response = LeaseTimeToLiveResponse { id: request.id, ttl: -1, ..LeaseTimeToLiveResponse::default() };
     match times {
@@ -51,13 +50,13 @@ pub async fn time_to_live<S: Serving>(api: &Api<S>, request: LeaseTimeToLiveRequ
 }
 
 /// `LeaseLeases`.
-pub fn leases<S: Serving>(api: &Api<S>, _: LeaseLeasesRequest) -> Reply {
+pub fn leases(api: &Api, _: LeaseLeasesRequest) -> Reply {
     let leases = api.server.leases().into_iter().map(|id| LeaseStatus { id }).collect();
     encode::message(&LeaseLeasesResponse { header: Some(api.current()), leases })
 }
 
 /// `LeaseKeepAlive`: each request is answered, in order. Renewals that have to wait do not hold up the reading of those that follow.
-pub async fn keep_alive<S: Serving>(api: &Api<S>, requests: &mut Requests, replies: &mut Replies) -> Result<(), Status> {
+pub async fn keep_alive(api: &Api, requests: &mut Requests, replies: &mut Replies) -> Result<(), Status> {
     let mut under_way = FuturesOrdered::new();
     let mut client_done = false;
     loop {
@@ -69,11 +68,8 @@ pub async fn keep_alive<S: Serving>(api: &Api<S>, requests: &mut Requests, repli
                 None => future::pending().await,
             }
         };
-        let next = if !reading {
-            answered.await
-        } else {
-            future::or(answered, async { Next::Request(requests.next().await) }).await
-        };
+        let next =
+            if !reading { answered.await } else { future::or(answered, async { Next::Request(requests.next().await) }).await };
         match next {
             Next::Answer(answer) => replies.send(answer?).await?,
             Next::Request(Some(message)) => under_way.push_back(renew(api, decode_streamed(message?)?)),
@@ -90,7 +86,7 @@ enum Next {
 }
 
 /// Renews one lease. One that is unknown or has expired has 0 seconds left.
-fn renew<S: Serving>(api: &Api<S>, request: LeaseKeepAliveRequest) -> impl Future<Output = Result<Bytes, Status>> + Send {
+fn renew(api: &Api, request: LeaseKeepAliveRequest) -> impl Future<Output = Result<Bytes, Status>> + Send {
     // The header is made before: a client may conclude that the lease lived at its revision.
     let header = Some(api.current());
     let server = api.server.clone();

@@ -3,8 +3,8 @@
 use super::encode;
 use super::grpc::Reply;
 use super::services::Api;
-use super::serving::Serving;
 use super::status::{Code, Status};
+use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::mvcc::HashKv;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
@@ -14,13 +14,11 @@ use crate::pb::etcdserverpb::{
     HashKvRequest, HashKvResponse, HashResponse, MoveLeaderRequest, MoveLeaderResponse, StatusResponse,
 };
 
-/// The version of etcd that clients are told, and that decides what they use.
-const ETCD_VERSION: &str = "3.7.3";
 /// The version of what is stored, in etcd's sense: which fields a member must understand.
 const STORAGE_VERSION: &str = "3.7.0";
 
 /// `Status`. Works without a leader.
-pub fn status<S: Serving>(api: &Api<S>) -> Result<Reply, Status> {
+pub fn status(api: &Api) -> Result<Reply, Status> {
     let status = api.server.status()?;
     Ok(encode::message(&StatusResponse {
         header: Some(api.current()),
@@ -45,7 +43,7 @@ fn as_signed(bytes: u64) -> i64 {
 
 /// `Alarm`. etcd itself dies of an action it does not know. A type it does not know names no alarm that could be listed or cleared;
 /// raising one is refused.
-pub async fn alarm<S: Serving>(api: &Api<S>, request: AlarmRequest) -> Result<Reply, Status> {
+pub async fn alarm(api: &Api, request: AlarmRequest) -> Result<Reply, Status> {
     let Ok(action) = AlarmAction::try_from(request.action) else { return Err(Error::UnknownAlarmAction.into()) };
     let known_type = AlarmType::try_from(request.alarm).is_ok();
     let alarms = match action {
@@ -57,19 +55,19 @@ pub async fn alarm<S: Serving>(api: &Api<S>, request: AlarmRequest) -> Result<Re
 }
 
 /// `Defragment`. Its reply has no header, as in etcd.
-pub async fn defragment<S: Serving>(api: &Api<S>) -> Result<Reply, Status> {
+pub async fn defragment(api: &Api) -> Result<Reply, Status> {
     api.server.defragment().await?;
     Ok(encode::message(&DefragmentResponse::default()))
 }
 
 /// `Hash`: of the whole store. Members differ in what of it they have compacted away; only the same member's answers compare.
-pub async fn hash<S: Serving>(api: &Api<S>) -> Result<Reply, Status> {
+pub async fn hash(api: &Api) -> Result<Reply, Status> {
     let hashed = hash_history(api, 0).await?;
     Ok(encode::message(&HashResponse { header: Some(api.server.header(hashed.current)), hash: hashed.hash }))
 }
 
 /// `HashKV`: of history up to a revision. Equal on all members that have compacted to the same revision.
-pub async fn hash_kv<S: Serving>(api: &Api<S>, request: HashKvRequest) -> Result<Reply, Status> {
+pub async fn hash_kv(api: &Api, request: HashKvRequest) -> Result<Reply, Status> {
     let hashed = hash_history(api, request.revision).await?;
     Ok(encode::message(&HashKvResponse {
         header: Some(api.server.header(hashed.current)),
@@ -80,13 +78,13 @@ pub async fn hash_kv<S: Serving>(api: &Api<S>, request: HashKvRequest) -> Result
 }
 
 /// Reads all of the store: off the executor.
-async fn hash_history<S: Serving>(api: &Api<S>, revision: i64) -> Result<HashKv, Error> {
+async fn hash_history(api: &Api, revision: i64) -> Result<HashKv, Error> {
     let server = api.server.clone();
     smol::unblock(move || server.hash_kv(revision)).await
 }
 
 /// `MoveLeader`. Its reply has no header, as in etcd.
-pub fn move_leader<S: Serving>(api: &Api<S>, request: &MoveLeaderRequest) -> Result<Reply, Status> {
+pub fn move_leader(api: &Api, request: &MoveLeaderRequest) -> Result<Reply, Status> {
     let this = api.server.header(0).member_id;
     if api.server.leader().map(|leader| leader.0) != Some(this) {
         return Err(Error::NotLeader.into());
@@ -103,18 +101,22 @@ pub fn move_leader<S: Serving>(api: &Api<S>, request: &MoveLeaderRequest) -> Res
 
 /// `Downgrade`. Asking whether it would be possible is answered as etcd does, and cancelling finds nothing to cancel; there is no older
 /// version of this program to go back to.
-pub fn downgrade<S: Serving>(api: &Api<S>, request: &DowngradeRequest) -> Result<Reply, Status> {
-    let action = DowngradeAction::try_from(request.action)
-        .map_err(|_| Status::new(Code::Unknown, "etcdserver: unknown method"))?;
+pub fn downgrade(api: &Api, request: &DowngradeRequest) -> Result<Reply, Status> {
+    let action =
+        DowngradeAction::try_from(request.action).map_err(|_| Status::new(Code::Unknown, "etcdserver: unknown method"))?;
     let target = match action {
         DowngradeAction::Cancel => None,
-        DowngradeAction::Validate | DowngradeAction::Enable => Some(Minor::asked_for(&request.version).ok_or_else(|| {
-            Status::new(Code::InvalidArgument, "etcdserver: wrong downgrade target version format")
-        })?),
+        DowngradeAction::Validate | DowngradeAction::Enable => Some(
+            Minor::asked_for(&request.version)
+                .ok_or_else(|| Status::new(Code::InvalidArgument, "etcdserver: wrong downgrade target version format"))?,
+        ),
     };
-    let cluster = api.server.cluster_version().as_deref().and_then(Minor::asked_for).ok_or_else(|| {
-        Status::new(Code::FailedPrecondition, "etcdserver: cluster version not found during downgrade")
-    })?;
+    let cluster = api
+        .server
+        .cluster_version()
+        .as_deref()
+        .and_then(Minor::asked_for)
+        .ok_or_else(|| Status::new(Code::FailedPrecondition, "etcdserver: cluster version not found during downgrade"))?;
     if target.is_some_and(|target| Some(target) != cluster.before()) {
         return Err(Status::new(Code::InvalidArgument, "etcdserver: invalid downgrade target version"));
     }

@@ -33,7 +33,6 @@ mod metadata;
 mod outlet;
 mod sender;
 pub mod services;
-pub mod serving;
 pub mod status;
 mod stop;
 pub mod stream;

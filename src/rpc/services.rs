@@ -7,14 +7,13 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::grpc::{BoxFuture, Call, MethodId, Replies, Reply, Requests, Route, Services};
-use super::serving::{Member, Serving};
 use super::status::{Code, Status};
 use super::{cluster, health, kv, lease, maintenance};
 use crate::error::Error;
-use crate::pb::etcdserverpb::{
-    DefragmentRequest, HashRequest, RangeRequest, ResponseHeader, StatusRequest,
-};
+use crate::pb::etcdserverpb::{DefragmentRequest, HashRequest, RangeRequest, ResponseHeader, StatusRequest};
 use crate::raft::MemberId;
+use crate::server::Handle;
+use crate::server::Member;
 
 /// A method that is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,14 +170,14 @@ pub struct Limits {
 }
 
 /// The services over a server.
-pub struct Api<S> {
-    pub(super) server: S,
+pub struct Api {
+    pub(super) server: Handle,
     pub(super) limits: Limits,
 }
 
-impl<S: Serving> Api<S> {
+impl Api {
     /// Offers `server`.
-    pub fn new(server: S, limits: Limits) -> Arc<Api<S>> {
+    pub fn new(server: Handle, limits: Limits) -> Arc<Api> {
         Arc::new(Api { server, limits })
     }
 
@@ -254,13 +253,7 @@ impl<S: Serving> Api<S> {
         }
     }
 
-    async fn converse(
-        &self,
-        method: Method,
-        call: &Call,
-        mut requests: Requests,
-        mut replies: Replies,
-    ) -> Result<(), Status> {
+    async fn converse(&self, method: Method, call: &Call, mut requests: Requests, mut replies: Replies) -> Result<(), Status> {
         self.check_metadata(call)?;
         match method {
             Method::RangeStream => {
@@ -268,9 +261,7 @@ impl<S: Serving> Api<S> {
                 kv::range_stream(self, request, &mut replies).await
             }
             Method::LeaseKeepAlive => lease::keep_alive(self, &mut requests, &mut replies).await,
-            Method::HealthWatch => {
-                health::watch(&decode_streamed(requests.only().await?)?, &mut replies).await
-            }
+            Method::HealthWatch => health::watch(&decode_streamed(requests.only().await?)?, &mut replies).await,
             // The driver of the watch hub goes here.
             Method::Watch => Err(Status::new(Code::Unimplemented, "unknown method Watch for service etcdserverpb.Watch")),
             _ => unreachable!("{method:?} is unary"),
@@ -284,7 +275,7 @@ pub(super) fn decode_streamed<M: Message + Default>(message: Bytes) -> Result<M,
         .map_err(|why| Status::new(Code::Internal, format!("grpc: failed to unmarshal the received message: {why}")))
 }
 
-impl<S: Serving> Services for Api<S> {
+impl Services for Api {
     fn find(&self, service: &str, method: &str) -> Route {
         Method::find(service, method)
     }
