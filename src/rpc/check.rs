@@ -211,3 +211,6 @@ impl<'r> Deletes<'r> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use prost::Message;
 
 use super::grpc::{BoxFuture, Call, MethodId, Replies, Reply, Requests, Route, Services};
@@ -206,15 +207,8 @@ impl Api {
         Ok(request)
     }
 
-    /// What every call may be refused for.
     fn check_metadata(&self, call: &Call) -> Result<(), Error> {
-        if call.metadata.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
-            return Err(Error::InvalidClientApiVersion);
-        }
-        if call.metadata.get("hasleader").is_some_and(|value| value == "true") && self.server.leader().is_none() {
-            return Err(Error::NoLeader);
-        }
-        Ok(())
+        check_metadata(&call.metadata, self.server.leader())
     }
 
     async fn answer(&self, method: Method, call: &Call, message: Bytes) -> Result<Reply, Status> {
@@ -269,6 +263,17 @@ impl Api {
     }
 }
 
+/// What every call may be refused for: an unreadable version of the client, or a wish for a leader that is not there.
+fn check_metadata(metadata: &HeaderMap, leader: Option<MemberId>) -> Result<(), Error> {
+    if metadata.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
+        return Err(Error::InvalidClientApiVersion);
+    }
+    if leader.is_none() && metadata.get("hasleader").is_some_and(|value| value == "true") {
+        return Err(Error::NoLeader);
+    }
+    Ok(())
+}
+
 /// Decodes a message of a stream; gRPC's words for failing at it differ from those for a unary call's.
 pub(super) fn decode_streamed<M: Message + Default>(message: Bytes) -> Result<M, Status> {
     M::decode(message)
@@ -294,3 +299,6 @@ impl Services for Api {
         Box::pin(async move { self.converse(Method::of(method), &call, requests, replies).await })
     }
 }
+
+#[cfg(test)]
+mod tests;
