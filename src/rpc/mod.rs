@@ -15,17 +15,25 @@
 
 mod allowance;
 mod call;
+mod check;
+mod cluster;
+mod encode;
 mod frame;
 pub mod front;
 pub mod grpc;
+mod health;
 pub mod http;
 mod http1;
 mod http2;
 mod keepalive;
+mod kv;
+mod lease;
+mod maintenance;
 pub mod listen;
 mod metadata;
 mod outlet;
 mod sender;
+pub mod services;
 pub mod status;
 mod stop;
 pub mod stream;
