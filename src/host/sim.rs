@@ -104,6 +104,7 @@ struct State {
     pending: Vec<Change>,
     counts: Counts,
     capacity: Option<u64>,
+    refuses_writes: bool,
     changes_left: Option<u64>,
     syncs_left: Option<u64>,
     crashed: bool,
@@ -265,6 +266,7 @@ impl SimDisk {
             pending: Vec::new(),
             counts: Counts::default(),
             capacity: None,
+            refuses_writes: false,
             changes_left: None,
             syncs_left: None,
             crashed: false,
@@ -292,6 +294,11 @@ impl SimDisk {
     /// The disk holds at most this many bytes of files from now on; `None` lifts the limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// While set, every write finds the disk full, as on a copy-on-write file system without a free block.
+    pub fn set_refuses_writes(&self, refuses: bool) {
+        self.state().refuses_writes = refuses;
     }
 
     /// The machine goes down with the change that comes after `changes` more: that one may be done, in part or not at all.
@@ -511,7 +518,8 @@ impl File for SimFile {
         state.counts.bytes += buf.len() as u64;
         let at = usize::try_from(offset).map_err(io::Error::other)?;
         let growth = (at + buf.len()).saturating_sub(state.files[self.file].live.len());
-        if state.capacity.is_some_and(|capacity| state.used() + growth as u64 > capacity) && growth > 0 {
+        let full = state.capacity.is_some_and(|capacity| state.used() + growth as u64 > capacity);
+        if state.refuses_writes || (full && growth > 0) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let content = &mut state.files[self.file];

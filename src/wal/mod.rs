@@ -382,12 +382,7 @@ impl Wal {
 
     /// The entries up to `up_to` are in a durable checkpoint. Segments that hold nothing else become chores.
     pub fn release(&mut self, up_to: Index) {
-        let unsealed = self.unsealed.as_ref().map(|segment| segment.header.sequence);
-        while let Some(&segment) = self.closed.front() {
-            if segment.until > up_to || unsealed == Some(segment.sequence) {
-                break;
-            }
-            self.closed.pop_front();
+        while let Some(segment) = self.closed.pop_front_if(|segment| segment.until <= up_to) {
             self.pool.release(segment);
         }
     }

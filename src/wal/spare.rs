@@ -1,6 +1,9 @@
 //! Spares: files written and synced in full, so that a segment begins without allocating anything, and a full disk is noticed
 //! before it matters. A released segment becomes a spare by a rename: a steady load allocates nothing.
 //!
+//! Neither the rename nor a removal is synced: a crash may bring old names back, in any order and with newer contents, and a start
+//! looks into no segment older than those it needs. The birth of the next segment makes them durable.
+//!
 //! The work is cut into [`Chore`]s, which touch no segment in use, so that another thread may run them while frames are synced.
 
 use std::collections::VecDeque;
@@ -85,23 +88,13 @@ impl Chore {
         let from = Name::Segment(segment.sequence).path(&self.dir);
         let path = Name::Spare(number).path(&self.dir);
         self.disk.rename(&from, &path).map_err(|error| failed("rename", &from, &error))?;
-        self.sync_dir()?;
         let file = self.disk.open(&path).map_err(|error| Fault::io("open", &path, &error))?;
         Ok(Spare { path, file, len: segment.len })
     }
 
     fn remove(&self, segment: Closed) -> Result<(), AppendError> {
         let path = Name::Segment(segment.sequence).path(&self.dir);
-        self.disk.remove(&path).map_err(|error| failed("remove", &path, &error))?;
-        self.sync_dir()
-    }
-
-    /// After each segment, so that a crash never leaves a gap between older and newer ones.
-    fn sync_dir(&self) -> Result<(), AppendError> {
-        if !self.no_fsync {
-            self.disk.sync_dir(&self.dir).map_err(|error| Fault::io("sync", &self.dir, &error))?;
-        }
-        Ok(())
+        self.disk.remove(&path).map_err(|error| failed("remove", &path, &error))
     }
 }
 

@@ -240,6 +240,47 @@ fn an_older_copy_of_the_newest_segment_is_only_a_shorter_log_and_an_older_copy_o
 }
 
 #[test]
+fn a_frame_that_follows_another_one_is_refused() {
+    let (host, disk) = sim::host(1);
+    create(&host, SMALL);
+    let [ours, theirs] = [1, 2].map(|term| {
+        let disk = disk.fork();
+        let (mut wal, _) = open(&next_host(&disk, 2), 0).unwrap();
+        wal.append(None, &[entry(term, 1, 5)]).unwrap();
+        wal.append(None, &[entry(term, 2, 5)]).unwrap();
+        disk.bytes(&segment(1))
+    });
+    // As if a write had gone astray: each frame is whole, but they are not of one log.
+    disk.set_bytes(&segment(1), [&ours[..2 * SECTOR], &theirs[2 * SECTOR..]].concat());
+    let fault = open(&next_host(&disk, 2), 0).err().unwrap().to_string();
+    assert!(fault.contains("is damaged at byte 1024: a frame does not follow the one before it"), "{fault}");
+}
+
+#[test]
+fn a_segment_of_another_member_is_refused_even_if_the_caller_does_not_know_who_it_is() {
+    let Sample { disk, .. } = sample();
+    let (host, other) = sim::host(77);
+    Wal::create(&host, dir(), Identity { member_id: 0xa2, ..IDENTITY }, LogId::default(), SMALL).unwrap();
+    disk.set_bytes(&segment(1), other.bytes(&segment(1)));
+    let fault = Wal::open(&next_host(&disk, 2), dir(), None, Index(0), SMALL).err().unwrap().to_string();
+    assert!(fault.contains("it belongs to member a2 of cluster c1, but this is member a1 of cluster c1"), "{fault}");
+}
+
+#[test]
+fn a_header_that_disagrees_with_the_log_before_it_is_refused() {
+    for mistake in [|wal: &mut Wal| wal.last.term = Term(7), |wal: &mut Wal| wal.hard_state = state(1, 2, 0)] {
+        let (host, disk) = sim::host(1);
+        let mut wal = create(&host, SMALL);
+        wal.append(None, &[entry(1, 1, 2500)]).unwrap();
+        mistake(&mut wal);
+        wal.append(None, &[entry(1, 2, 2500)]).unwrap();
+        disk.power_cut();
+        let fault = open(&host, 0).err().unwrap().to_string();
+        assert!(fault.contains("0000000000000002.wal is damaged at byte 56"), "{fault}");
+    }
+}
+
+#[test]
 fn files_of_others_do_not_matter() {
     let Sample { disk, entries, .. } = sample();
     disk.set_bytes(&dir().join("lost+found"), vec![1]);

@@ -104,7 +104,6 @@ fn a_queued_entry_that_is_replaced_is_never_written() {
 fn a_queue_beyond_the_byte_cap_takes_several_frames_and_its_ticket_comes_with_the_last() {
     let (host, disk) = sim::host(1);
     let (writer, reports) = start(create(&host, Options::default()));
-    let before = disk.counts();
     let entries: Vec<_> = (1..=5).map(|index| entry(1, index, 700_000)).collect();
     let hard_state = Some(state(1, 0, 5));
     let ticket = writer.submit(Unsynced { hard_state, entries: entries.clone() });
@@ -113,7 +112,6 @@ fn a_queue_beyond_the_byte_cap_takes_several_frames_and_its_ticket_comes_with_th
     assert_eq!(reported.iter().map(|synced| synced.last.index.0).collect::<Vec<_>>(), [2, 4, 5]);
     // Never ahead of the entries beside it, and in the end what was asked for.
     assert_eq!(reported.iter().map(|synced| synced.hard_state.commit.0).collect::<Vec<_>>(), [2, 4, 5]);
-    assert_eq!(disk.counts().syncs - before.syncs, 3);
     writer.close();
     let (_, recovered) = Wal::open(&next_host(&disk, 2), dir(), None, Index(0), Options::default()).unwrap();
     assert!(recovered.entries == entries);

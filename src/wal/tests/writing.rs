@@ -311,6 +311,38 @@ fn a_release_makes_room_on_a_disk_that_stays_full() {
 }
 
 #[test]
+fn a_write_that_finds_no_block_changes_nothing_and_keeps_the_spare() {
+    let (host, disk) = sim::host(1);
+    let mut wal = create(&host, SMALL);
+    wal.append(None, &[entry(1, 1, 1900)]).unwrap();
+    tend(&mut wal);
+    for (index, len) in [(2, 600), (3, 600)] {
+        let reserve = wal.reserve_bytes();
+        disk.set_refuses_writes(true);
+        assert!(matches!(wal.append(None, &[entry(1, index, len)]), Err(AppendError::Full)));
+        assert_eq!((wal.reserve_bytes(), wal.last()), (reserve, id(1, index - 1)));
+        disk.set_refuses_writes(false);
+        wal.append(None, &[entry(1, index, len)]).unwrap();
+    }
+    assert_eq!(disk.counts().creates, 2, "the second entry began a segment in the spare");
+    disk.power_cut();
+    assert_eq!(open(&host, 0).unwrap().1.entries, [entry(1, 1, 1900), entry(1, 2, 600), entry(1, 3, 600)]);
+}
+
+#[test]
+fn a_spare_is_written_and_synced_before_it_is_one() {
+    for seed in 0..20 {
+        let (host, disk) = sim::host(seed);
+        let mut wal = create(&host, SMALL);
+        wal.append(None, &[entry(1, 1, 1900)]).unwrap();
+        tend(&mut wal);
+        disk.sync_dir(dir()).unwrap();
+        disk.power_cut();
+        assert_eq!(disk.bytes(&Name::Spare(1).path(dir())), vec![0; 8 * SECTOR]);
+    }
+}
+
+#[test]
 fn the_reserve_is_what_a_full_disk_still_takes() {
     let (host, disk) = sim::host(1);
     let mut wal = create(&host, SMALL);
