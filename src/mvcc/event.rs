@@ -71,6 +71,11 @@ pub trait History: Send + Sync {
     /// Fills `event.prev.row` if nobody has yet, and returns it.
     fn prev_row(&self, event: &Event) -> Result<Option<Bytes>, Fault>;
 
+    /// Whether [`History::prev_row`] would answer `event` without waiting for the disk. A store may look a little first.
+    fn prev_is_at_hand(&self, event: &Event) -> bool {
+        event.prev.revision.is_none() || event.prev.row.get().is_some()
+    }
+
     /// The store's current main revision.
     fn current(&self) -> i64;
 

@@ -16,6 +16,7 @@ mod row;
 mod state;
 mod store;
 mod txn;
+pub mod watch;
 mod write;
 
 pub use event::{Event, EventKind, History, HistoryError, HistoryPage, Prev};
