@@ -22,3 +22,4 @@ pub mod lease;
 pub mod pb;
 pub mod raft;
 pub mod wal;
+pub mod rpc;

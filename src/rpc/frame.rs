@@ -1,0 +1,225 @@
+//! gRPC's messages on a stream: one byte of flags, four of length, the message. In: the stream's bytes as they arrive. Out: whole
+//! messages. Always: a message over the limit is refused by its prefix, before a byte of it is kept, and a compressed one
+//! is inflated no further than the limit.
+
+use std::io::{IoSlice, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use flate2::bufread::MultiGzDecoder;
+use http::HeaderMap;
+
+use super::allowance::{Allowance, Ticket};
+use super::status::{Code, Status};
+
+/// Flags and length.
+pub const PREFIX: usize = 5;
+
+/// What is set aside at once for a message that comes in pieces. The rest is taken as it arrives: a prefix alone costs nothing.
+const FIRST_SHARE: usize = 64 * 1024;
+
+/// How requests are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Not.
+    Identity,
+    /// gzip, message by message.
+    Gzip,
+}
+
+impl Encoding {
+    /// Reads `grpc-encoding`.
+    pub fn of(metadata: &HeaderMap) -> Result<Encoding, Status> {
+        match metadata.get("grpc-encoding").map(|value| value.as_bytes()) {
+            None | Some(b"" | b"identity") => Ok(Encoding::Identity),
+            Some(b"gzip") => Ok(Encoding::Gzip),
+            Some(other) => Err(Status::new(
+                Code::Unimplemented,
+                format!("grpc: Decompressor is not installed for grpc-encoding {:?}", String::from_utf8_lossy(other)),
+            )),
+        }
+    }
+}
+
+/// Cuts a stream's bytes into messages.
+pub struct Reader {
+    limit: usize,
+    encoding: Encoding,
+    /// Arrived and not looked at.
+    unread: Bytes,
+    part: Part,
+}
+
+enum Part {
+    Prefix { bytes: [u8; PREFIX], have: usize },
+    Body { compressed: bool, length: usize, body: BytesMut },
+}
+
+const NEXT: Part = Part::Prefix { bytes: [0; PREFIX], have: 0 };
+
+impl Reader {
+    /// A reader of messages up to `limit` bytes, before and after decompression.
+    pub fn new(limit: usize, encoding: Encoding) -> Reader {
+        Reader { limit, encoding, unread: Bytes::new(), part: NEXT }
+    }
+
+    /// Takes more bytes. The last ones have to be used up: [`Reader::next`] said None.
+    pub fn push(&mut self, bytes: Bytes) {
+        debug_assert!(self.unread.is_empty());
+        self.unread = bytes;
+    }
+
+    /// The next whole message. None: more bytes are needed.
+    pub fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            match &mut self.part {
+                Part::Prefix { bytes, have } => {
+                    let take = self.unread.len().min(PREFIX - *have);
+                    self.unread.copy_to_slice(&mut bytes[*have..*have + take]);
+                    *have += take;
+                    if *have < PREFIX {
+                        return Ok(None);
+                    }
+                    let [flags, length @ ..] = *bytes;
+                    self.begin(flags, u32::from_be_bytes(length))?;
+                }
+                Part::Body { compressed, length, body } => {
+                    let Some(message) = fill(body, *length, &mut self.unread) else { return Ok(None) };
+                    let compressed = *compressed;
+                    self.part = NEXT;
+                    return if compressed { gunzip(&message, self.limit).map(Some) } else { Ok(Some(message)) };
+                }
+            }
+        }
+    }
+
+    /// Whether the stream may end here.
+    pub fn is_between_messages(&self) -> bool {
+        self.unread.is_empty() && matches!(self.part, Part::Prefix { have: 0, .. })
+    }
+
+    fn begin(&mut self, flags: u8, length: u32) -> Result<(), Status> {
+        let length = length as usize;
+        if length > self.limit {
+            let text = format!("grpc: received message larger than max ({length} vs. {})", self.limit);
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
+        let compressed = match (flags, self.encoding) {
+            (0, _) => false,
+            (1, Encoding::Gzip) => true,
+            (1, Encoding::Identity) => {
+                return Err(Status::new(Code::Internal, "grpc: compressed flag set with identity or empty encoding"));
+            }
+            _ => return Err(Status::new(Code::Internal, format!("grpc: received unexpected payload format {flags}"))),
+        };
+        self.part = Part::Body { compressed, length, body: BytesMut::new() };
+        Ok(())
+    }
+}
+
+/// The message, once all of it is there: a slice of what arrived if it came in one piece, or put together in `body`.
+fn fill(body: &mut BytesMut, length: usize, unread: &mut Bytes) -> Option<Bytes> {
+    if body.is_empty() && unread.len() >= length {
+        return Some(unread.split_to(length));
+    }
+    let take = unread.len().min(length - body.len());
+    if body.capacity() - body.len() < take {
+        let left = length - body.len();
+        body.reserve(left.min(take.max(body.len()).max(FIRST_SHARE)));
+    }
+    body.extend_from_slice(&unread.split_to(take));
+    (body.len() == length).then(|| std::mem::take(body).freeze())
+}
+
+fn gunzip(message: &[u8], limit: usize) -> Result<Bytes, Status> {
+    let mut inflated = Vec::new();
+    MultiGzDecoder::new(message)
+        .take(limit as u64 + 1)
+        .read_to_end(&mut inflated)
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: failed to read decompressed data: {error}")))?;
+    if inflated.len() > limit {
+        let text = format!("grpc: received message after decompression larger than max {limit}");
+        return Err(Status::new(Code::ResourceExhausted, text));
+    }
+    Ok(inflated.into())
+}
+
+/// A run of bytes on its way out: a message's prefix and its bytes, or a part of them. Nothing is copied together.
+pub struct Segment {
+    prefix: [u8; PREFIX],
+    /// How much of the prefix is still to be sent; it lies at the prefix's end.
+    prefix_left: usize,
+    body: Bytes,
+    /// Counts these bytes until they are written.
+    ticket: Option<Ticket>,
+}
+
+impl Segment {
+    /// The beginning of a message of `length` bytes.
+    pub fn first(length: u32, body: Bytes) -> Segment {
+        let mut prefix = [0; PREFIX];
+        prefix[1..].copy_from_slice(&length.to_be_bytes());
+        Segment { prefix, prefix_left: PREFIX, body, ticket: None }
+    }
+
+    /// More of a message, or bytes that are no gRPC message.
+    pub fn plain(body: Bytes) -> Segment {
+        Segment { prefix: [0; PREFIX], prefix_left: 0, body, ticket: None }
+    }
+
+    /// The same bytes, counted.
+    pub fn ticketed(self, allowance: &Arc<Allowance>) -> Segment {
+        let ticket = Some(allowance.ticket(self.remaining()));
+        Segment { ticket, ..self }
+    }
+
+    /// Cuts off the first `count` bytes (at most all).
+    pub fn split_to(&mut self, count: usize) -> Segment {
+        let prefix_part = count.min(self.prefix_left);
+        let mut first = Segment {
+            prefix: self.prefix,
+            prefix_left: self.prefix_left,
+            body: self.body.split_to(count - prefix_part),
+            ticket: self.ticket.as_mut().map(|ticket| ticket.split(count)),
+        };
+        if prefix_part < self.prefix_left {
+            // The first part ends within the prefix: shift it so that its rest lies at the end again.
+            let begin = PREFIX - self.prefix_left;
+            first.prefix.copy_within(begin..begin + prefix_part, PREFIX - prefix_part);
+            first.prefix_left = prefix_part;
+        }
+        self.prefix_left -= prefix_part;
+        first
+    }
+
+    fn prefix_rest(&self) -> &[u8] {
+        &self.prefix[PREFIX - self.prefix_left..]
+    }
+}
+
+impl Buf for Segment {
+    fn remaining(&self) -> usize {
+        self.prefix_left + self.body.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        if self.prefix_left > 0 { self.prefix_rest() } else { &self.body }
+    }
+
+    fn advance(&mut self, count: usize) {
+        let prefix_part = count.min(self.prefix_left);
+        self.prefix_left -= prefix_part;
+        self.body.advance(count - prefix_part);
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let mut used = 0;
+        for part in [self.prefix_rest(), &self.body] {
+            if !part.is_empty() && used < slices.len() {
+                slices[used] = IoSlice::new(part);
+                used += 1;
+            }
+        }
+        used
+    }
+}

@@ -1,0 +1,25 @@
+//! From bytes on a socket to a call, and back. The only room that knows that HTTP/2 exists, so its library stays replaceable.
+//!
+//! ```text
+//! listen.rs     sockets -> [`Stream`]s          stream.rs   one type for TCP, unix, TLS and a simulator's pipes
+//! tls.rs        handshakes, certificate files   front.rs    what a connection speaks: sniff or ALPN, then ...
+//! http2.rs      ... one task per connection     http1.rs    ... or hyper's HTTP/1.1
+//! call.rs       one gRPC call on one stream     frame.rs    gRPC's length-prefixed messages, gzip
+//! metadata.rs   timeouts, percent and base64    status.rs   every [`crate::error::Error`] as code and text
+//! grpc.rs       what the services implement     http.rs     what the HTTP endpoints implement
+//! ```
+//!
+//! In: connections, as any `AsyncRead + AsyncWrite`. Out: [`grpc::Services`] and [`http::Endpoints`] are asked, and their answers sent.
+//! Always: what a client can make us hold is bounded per connection; nothing from a client panics; a handler that waits never
+//! keeps its connection from reading, writing or answering PINGs.
+
+mod allowance;
+mod call;
+mod frame;
+pub mod grpc;
+pub mod http;
+mod metadata;
+mod outlet;
+mod sender;
+pub mod status;
+pub mod timers;
