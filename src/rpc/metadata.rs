@@ -46,7 +46,7 @@ pub fn percent_encode(message: &str) -> HeaderValue {
 /// Decodes standard base64, padded or not, as binary metadata comes in both ways.
 pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
-    if padding > 2 || (padding > 0 && text.len() % 4 != 0) {
+    if padding > 2 || (padding > 0 && !text.len().is_multiple_of(4)) {
         return None;
     }
     let text = &text[..text.len() - padding];

@@ -16,10 +16,16 @@
 mod allowance;
 mod call;
 mod frame;
+pub mod front;
 pub mod grpc;
 pub mod http;
+mod http1;
+mod http2;
+mod keepalive;
 mod metadata;
 mod outlet;
 mod sender;
 pub mod status;
+mod stop;
+pub mod stream;
 pub mod timers;

@@ -1,0 +1,199 @@
+//! Connections: whose turn it is to speak, HTTP/2 or HTTP/1.1, and who answers. In: listeners, or any byte stream (the seam for a
+//! simulator). Out: connections that are served until they end or the server stops.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_lite::AsyncReadExt;
+use http::{Response, StatusCode, header};
+use smol::Executor;
+
+use super::allowance::Allowance;
+use super::grpc::{Peer, Services};
+use super::http::{Body, Endpoints};
+use super::stop::{Guest, Phase, Stop};
+use super::stream::{Io, Stream};
+use super::timers::{Timers, within};
+use super::{http1, http2};
+use crate::config::Config;
+
+/// How an HTTP/2 connection begins (RFC 9113 §3.4). No HTTP/1.1 request does.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Time for the first bytes of a connection.
+const SNIFF: Duration = Duration::from_secs(60);
+/// gRPC's own part of a request, on top of `--max-request-bytes`.
+const OVERHEAD: usize = 512 * 1024;
+/// Requests in memory at a time.
+const REQUESTS: usize = 64 * 1024 * 1024;
+
+/// What connections are allowed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--max-request-bytes`
+    pub max_request_bytes: usize,
+    /// `--max-concurrent-streams`, per connection.
+    pub max_concurrent_streams: u32,
+    /// `--grpc-keepalive-interval`; zero: never.
+    pub keepalive_interval: Duration,
+    /// `--grpc-keepalive-timeout`
+    pub keepalive_timeout: Duration,
+    /// Bytes of requests that are read or answered at a time, in the whole process. Above it, requests are refused.
+    pub request_memory: usize,
+}
+
+impl Settings {
+    /// As configured.
+    pub fn of(config: &Config) -> Settings {
+        Settings {
+            max_request_bytes: config.max_request_bytes,
+            max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_interval: config.keepalive_interval,
+            keepalive_timeout: config.keepalive_timeout,
+            // One request of any allowed size has to fit.
+            request_memory: REQUESTS.max(config.max_request_bytes.saturating_add(OVERHEAD).saturating_mul(2)),
+        }
+    }
+
+    /// The longest message that is read.
+    pub fn message_limit(&self) -> usize {
+        self.max_request_bytes.saturating_add(OVERHEAD)
+    }
+}
+
+/// What a listener serves: gRPC, HTTP, or both.
+#[derive(Clone)]
+pub struct Offer {
+    /// gRPC; none: such calls are answered Unimplemented.
+    pub services: Option<Arc<dyn Services>>,
+    /// All other requests; none: they are refused.
+    pub endpoints: Option<Arc<dyn Endpoints>>,
+}
+
+/// What a connection's client wants to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Not said: look at its first bytes.
+    Unsaid,
+    /// Said in the TLS handshake (ALPN).
+    Http2,
+    /// Said in the TLS handshake.
+    Http1,
+}
+
+/// One connection's surroundings.
+pub struct Link {
+    /// What it may do.
+    pub settings: Settings,
+    /// Where its streams run.
+    pub executor: Arc<Executor<'static>>,
+    /// Time.
+    pub timers: Arc<dyn Timers>,
+    /// Requests in memory, of the whole process.
+    pub requests: Arc<Allowance>,
+    /// Who answers.
+    pub offer: Offer,
+    /// Who asks.
+    pub peer: Arc<Peer>,
+}
+
+/// All connections of the server.
+pub struct Front {
+    settings: Settings,
+    executor: Arc<Executor<'static>>,
+    timers: Arc<dyn Timers>,
+    requests: Arc<Allowance>,
+    stop: Arc<Stop>,
+}
+
+impl Front {
+    /// Nothing is listened to yet.
+    pub fn new(settings: Settings, executor: Arc<Executor<'static>>, timers: Arc<dyn Timers>) -> Arc<Front> {
+        let requests = Allowance::new(settings.request_memory);
+        Arc::new(Front { settings, executor, timers, requests, stop: Arc::default() })
+    }
+
+    /// Serves one connection to its end. The seam: `io` may be anything.
+    pub async fn serve(&self, io: impl Io, protocol: Protocol, peer: Peer, offer: Offer) {
+        let guest = self.guest();
+        self.serve_guest(Stream::new(io), protocol, peer, offer, guest).await;
+    }
+
+    /// Ends all connections: no new calls, `limit` for those that run, then the rest is closed. Resolves when all have ended.
+    pub async fn shutdown(&self, limit: Duration) {
+        self.stop.enter(Phase::Drain);
+        let ended = within(&*self.timers, limit, poll_fn(|cx| self.stop.poll_empty(cx))).await;
+        if ended.is_none() {
+            log::info!("closing connections whose calls did not end in {limit:?}");
+            self.stop.enter(Phase::Close);
+            poll_fn(|cx| self.stop.poll_empty(cx)).await;
+        }
+    }
+
+    pub(super) fn guest(&self) -> Guest {
+        self.stop.guest()
+    }
+
+    pub(super) fn executor(&self) -> &Arc<Executor<'static>> {
+        &self.executor
+    }
+
+    pub(super) fn timers(&self) -> &Arc<dyn Timers> {
+        &self.timers
+    }
+
+    pub(super) async fn serve_guest(&self, mut stream: Stream, protocol: Protocol, peer: Peer, offer: Offer, mut guest: Guest) {
+        let link = Arc::new(Link {
+            settings: self.settings.clone(),
+            executor: self.executor.clone(),
+            timers: self.timers.clone(),
+            requests: self.requests.clone(),
+            offer,
+            peer: Arc::new(peer),
+        });
+        let protocol = match protocol {
+            Protocol::Unsaid => {
+                let sniffed = within(&*self.timers, SNIFF, sniff(&mut stream));
+                let stopped = async {
+                    guest.reached(Phase::Drain).await;
+                    None
+                };
+                match futures_lite::future::or(sniffed, stopped).await {
+                    Some(Some(protocol)) => protocol,
+                    Some(None) | None => return,
+                }
+            }
+            said => said,
+        };
+        match protocol {
+            Protocol::Http2 => http2::serve(stream, link, guest).await,
+            Protocol::Http1 | Protocol::Unsaid => http1::serve(stream, link, guest).await,
+        }
+    }
+}
+
+/// Reads until the first bytes tell HTTP/2 from HTTP/1.1, however slowly they come, and puts them back. None: the stream ended.
+async fn sniff(stream: &mut Stream) -> Option<Protocol> {
+    let mut first = BytesMut::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        let mut bytes = [0; PREFACE.len()];
+        let missing = PREFACE.len() - first.len();
+        match stream.read(&mut bytes[..missing]).await {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => first.extend_from_slice(&bytes[..count]),
+        }
+    }
+    let protocol = if first == PREFACE { Protocol::Http2 } else { Protocol::Http1 };
+    stream.unread(first.freeze());
+    Some(protocol)
+}
+
+/// An answer in plain text.
+pub fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+        .body(Body::Whole(text.into()))
+        .expect("the parts are ours")
+}
