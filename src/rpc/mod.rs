@@ -29,3 +29,4 @@ pub mod status;
 mod stop;
 pub mod stream;
 pub mod timers;
+pub mod watch;

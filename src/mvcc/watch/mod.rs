@@ -176,11 +176,6 @@ impl Hub {
         WatchStream::new(self.clone())
     }
 
-    /// The store behind.
-    pub fn history(&self) -> &Arc<dyn History> {
-        &self.history
-    }
-
     /// Figures for the metrics.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -78,6 +78,14 @@ pub struct EventBatch {
     last_main: i64,
 }
 
+#[cfg(test)]
+impl EventBatch {
+    /// For tests of what is made of it.
+    pub(crate) fn of(watch_id: i64, revision: i64, events: Vec<Arc<Event>>, prev_kv: bool, fragment: bool) -> EventBatch {
+        EventBatch { watch_id, revision, events, prev_kv, fragment, last_main: revision }
+    }
+}
+
 /// The queue of one stream: bounded, filled by the hub and by the stream's own task, emptied by the latter. Whatever does not
 /// fit is not lost: its watcher goes to `demoted` and reads it from history.
 pub(super) struct Queue {

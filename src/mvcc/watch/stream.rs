@@ -84,6 +84,11 @@ impl WatchStream {
         }
     }
 
+    /// The store behind.
+    pub fn history(&self) -> &Arc<dyn History> {
+        &self.hub.history
+    }
+
     /// Begins a watch, or refuses it. Either way the answer is queued.
     pub fn create(&mut self, new: &NewWatch) {
         let hub = self.hub.clone();
