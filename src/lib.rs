@@ -26,3 +26,4 @@ pub mod raft;
 pub mod rpc;
 pub mod server;
 pub mod wal;
+pub mod rpc;

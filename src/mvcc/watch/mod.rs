@@ -21,13 +21,15 @@ pub(crate) mod testing;
 mod tests;
 mod watchers;
 
-pub use queue::{Batch, Delivery, Refusal};
+pub use queue::{Delivery, EventBatch, Refusal};
 pub use stream::{CatchUp, PageRead, WatchStream};
-pub use watchers::KeyRange;
+pub use watchers::WatchedKeys;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
+
+use bytes::Bytes;
 
 use super::{Event, EventKind, History};
 use queue::Queue;
@@ -37,9 +39,9 @@ use watchers::{Slot, Watchers};
 #[derive(Clone, Debug, Default)]
 pub struct NewWatch {
     /// The key, or the first of a range. Empty means `"\0"`.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// Empty: the key alone. `"\0"`: every key from `key` on. Else the end of the range, exclusive.
-    pub range_end: Vec<u8>,
+    pub range_end: Bytes,
     /// First main revision wanted; 0: what happens from now on.
     pub start_revision: i64,
     /// The id the client wants; 0: any.
@@ -172,11 +174,6 @@ impl Hub {
     /// Begins a stream without watches.
     pub fn open_stream(self: &Arc<Hub>) -> WatchStream {
         WatchStream::new(self.clone())
-    }
-
-    /// The store behind.
-    pub fn history(&self) -> &Arc<dyn History> {
-        &self.history
     }
 
     /// Figures for the metrics.

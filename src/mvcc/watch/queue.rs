@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use super::watchers::KeyRange;
+use super::watchers::WatchedKeys;
 use super::{Counters, Limits, Watcher};
 use crate::mvcc::Event;
 
@@ -47,7 +47,7 @@ pub enum Delivery {
         revision: i64,
     },
     /// Something happened.
-    Events(Batch),
+    Events(EventBatch),
 }
 
 /// Why a watch was not created.
@@ -63,7 +63,7 @@ pub enum Refusal {
 
 /// Events of one watch: whole transactions, in order.
 #[derive(Debug)]
-pub struct Batch {
+pub struct EventBatch {
     /// Which watch.
     pub watch_id: i64,
     /// The store's revision as far as this answer knows it: that of the last event, or of the store when history was read.
@@ -76,6 +76,14 @@ pub struct Batch {
     pub fragment: bool,
     /// Main revision of the last event.
     last_main: i64,
+}
+
+#[cfg(test)]
+impl EventBatch {
+    /// For tests of what is made of it.
+    pub(crate) fn of(watch_id: i64, revision: i64, events: Vec<Arc<Event>>, prev_kv: bool, fragment: bool) -> EventBatch {
+        EventBatch { watch_id, revision, events, prev_kv, fragment, last_main: revision }
+    }
 }
 
 /// The queue of one stream: bounded, filled by the hub and by the stream's own task, emptied by the latter. Whatever does not
@@ -96,7 +104,7 @@ struct QueueState {
     /// Deliveries that are no events.
     answers: usize,
     /// Watchers that found the queue full, with the revision they need next.
-    demoted: Vec<(KeyRange, Watcher)>,
+    demoted: Vec<(WatchedKeys, Watcher)>,
     waker: Option<Waker>,
 }
 
@@ -201,14 +209,14 @@ impl Queue {
     }
 
     /// Notes a watcher that found the queue full. The task may have emptied the queue since, and wait.
-    pub(super) fn demote(&self, range: KeyRange, watcher: Watcher, wakers: &mut Vec<Waker>) {
+    pub(super) fn demote(&self, range: WatchedKeys, watcher: Watcher, wakers: &mut Vec<Waker>) {
         let mut state = self.lock();
         state.demoted.push((range, watcher));
         wakers.extend(state.waker.take());
     }
 
     /// Takes the watchers that found the queue full.
-    pub(super) fn take_demoted(&self) -> Vec<(KeyRange, Watcher)> {
+    pub(super) fn take_demoted(&self) -> Vec<(WatchedKeys, Watcher)> {
         std::mem::take(&mut self.lock().demoted)
     }
 
@@ -263,7 +271,7 @@ impl QueueState {
         }
         watcher.place = Some(self.next_place());
         let (watch_id, options) = (watcher.id, watcher.options);
-        let batch = Batch { watch_id, revision, events, prev_kv: options.prev_kv, fragment: options.fragment, last_main };
+        let batch = EventBatch { watch_id, revision, events, prev_kv: options.prev_kv, fragment: options.fragment, last_main };
         self.append(Delivery::Events(batch), cost);
     }
 

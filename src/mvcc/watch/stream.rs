@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use super::queue::{self, Delivery, Queue, Refusal};
-use super::watchers::{KeyRange, Slot, Watchers};
+use super::watchers::{Slot, WatchedKeys, Watchers};
 use super::{Hits, Hub, HubState, NewWatch, Synced, Watcher};
 use crate::error::Fault;
 use crate::mvcc::{Event, History, HistoryError, HistoryPage};
@@ -84,6 +84,11 @@ impl WatchStream {
         }
     }
 
+    /// The store behind.
+    pub fn history(&self) -> &Arc<dyn History> {
+        &self.hub.history
+    }
+
     /// Begins a watch, or refuses it. Either way the answer is queued.
     pub fn create(&mut self, new: &NewWatch) {
         let hub = self.hub.clone();
@@ -100,11 +105,11 @@ impl WatchStream {
         self.queue.push(delivery);
     }
 
-    fn admit(&mut self, new: &NewWatch) -> Result<(i64, KeyRange), Refusal> {
+    fn admit(&mut self, new: &NewWatch) -> Result<(i64, WatchedKeys), Refusal> {
         if new.start_revision < 0 {
             return Err(Refusal::Compacted);
         }
-        let range = KeyRange::new(&new.key, &new.range_end).ok_or(Refusal::EmptyRange)?;
+        let range = WatchedKeys::new(&new.key, &new.range_end).ok_or(Refusal::EmptyRange)?;
         if new.watch_id == 0 {
             return Ok((self.unused_id(), range));
         }
@@ -122,7 +127,7 @@ impl WatchStream {
         self.next_id - 1
     }
 
-    fn begin(&mut self, state: &mut HubState, id: i64, range: KeyRange, new: &NewWatch) {
+    fn begin(&mut self, state: &mut HubState, id: i64, range: WatchedKeys, new: &NewWatch) {
         let next = if new.start_revision == 0 { state.published + 1 } else { new.start_revision };
         let watcher = Watcher { id, next, options: new.options, place: None, in_page: false };
         let place = if next > state.published {

@@ -61,6 +61,7 @@ struct State {
     /// Rows one page looks at.
     page_rows: usize,
     prev_rows: BTreeMap<Revision, Bytes>,
+    is_broken: bool,
 }
 
 /// A key and its new value; none deletes it.
@@ -78,6 +79,11 @@ impl FakeHistory {
 
     pub(crate) fn look_at_most_at(&self, rows: usize) {
         self.0.lock().unwrap().page_rows = rows;
+    }
+
+    /// From now on nothing can be read.
+    pub(crate) fn break_down(&self) {
+        self.0.lock().unwrap().is_broken = true;
     }
 
     /// Applies one transaction; returns its events, not yet published. Deletions of absent keys change nothing.
@@ -138,6 +144,9 @@ impl FakeHistory {
 impl History for FakeHistory {
     fn page(&self, from: i64, max_bytes: usize, wanted: &dyn Fn(&[u8]) -> bool) -> Result<HistoryPage, HistoryError> {
         let state = self.0.lock().unwrap();
+        if state.is_broken {
+            return Err(HistoryError::Fault(Fault::new("broken")));
+        }
         if from < state.compacted {
             return Err(HistoryError::Compacted(state.compacted));
         }
@@ -160,6 +169,9 @@ impl History for FakeHistory {
 
     fn prev_row(&self, event: &Event) -> Result<Option<Bytes>, Fault> {
         let state = self.0.lock().unwrap();
+        if state.is_broken {
+            return Err(Fault::new("broken"));
+        }
         let is_kept = event.revision.main > state.compacted;
         let row = state.prev_rows.get(&event.revision).filter(|_| is_kept).cloned();
         Ok(event.prev.row.get_or_init(|| row).clone())

@@ -6,27 +6,30 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::interval::{End, Interval, IntervalTree};
+use crate::mvcc::KeyRange;
 
 /// The keys of a watch. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyRange {
+pub enum WatchedKeys {
     /// One key.
     Key(Arc<[u8]>),
     /// All keys of an interval.
     Span(Interval),
 }
 
-impl KeyRange {
-    /// Reads a request's `key` and `range_end` as etcd does: an empty key means the smallest one, `"\0"`; no end is the key alone;
-    /// the end `"\0"` is no end at all. None if no key can be in the range.
-    pub fn new(key: &[u8], range_end: &[u8]) -> Option<KeyRange> {
+impl WatchedKeys {
+    /// Reads a request's `key` and `range_end`. An empty key means the smallest one, `"\0"`. None if no key can be in the range.
+    pub fn new(key: &[u8], range_end: &[u8]) -> Option<WatchedKeys> {
         let key = if key.is_empty() { b"\0" } else { key };
-        match range_end {
-            [] => Some(KeyRange::Key(key.into())),
-            [0] => Some(KeyRange::Span(Interval { start: key.into(), end: End::Open })),
-            end if key < end => Some(KeyRange::Span(Interval { start: key.into(), end: End::Before(end.into()) })),
-            _ => None,
+        let range = KeyRange::new(key, range_end);
+        if range.is_empty() {
+            return None;
         }
+        Some(match range {
+            KeyRange::One(key) => WatchedKeys::Key(key.into()),
+            KeyRange::From(start) => WatchedKeys::Span(Interval { start: start.into(), end: End::Open }),
+            KeyRange::Between(start, end) => WatchedKeys::Span(Interval { start: start.into(), end: End::Before(end.into()) }),
+        })
     }
 }
 
@@ -44,7 +47,7 @@ pub struct Watchers<T> {
 
 #[derive(Clone, Debug)]
 struct Entry<T> {
-    range: KeyRange,
+    range: WatchedKeys,
     /// Index among those of the same range, so that removal does not search.
     position: usize,
     watcher: T,
@@ -58,12 +61,12 @@ impl<T> Default for Watchers<T> {
 
 impl<T> Watchers<T> {
     /// Adds a watcher.
-    pub fn insert(&mut self, range: KeyRange, watcher: T) -> Slot {
+    pub fn insert(&mut self, range: WatchedKeys, watcher: T) -> Slot {
         let entry = self.all.vacant_entry();
         let slot = Slot(u32::try_from(entry.key()).expect("fewer than 2^32 watchers fit into memory"));
         let members = match &range {
-            KeyRange::Key(key) => self.by_key.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1)),
-            KeyRange::Span(span) => {
+            WatchedKeys::Key(key) => self.by_key.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1)),
+            WatchedKeys::Span(span) => {
                 if self.by_span.get_mut(span).is_none() {
                     self.by_span.insert(span.clone(), Vec::with_capacity(1));
                 }
@@ -76,11 +79,11 @@ impl<T> Watchers<T> {
     }
 
     /// Takes a watcher out.
-    pub fn remove(&mut self, slot: Slot) -> (KeyRange, T) {
+    pub fn remove(&mut self, slot: Slot) -> (WatchedKeys, T) {
         let Entry { range, position, watcher } = self.all.remove(slot.0 as usize);
         let members = match &range {
-            KeyRange::Key(key) => self.by_key.get_mut(key),
-            KeyRange::Span(span) => self.by_span.get_mut(span),
+            WatchedKeys::Key(key) => self.by_key.get_mut(key),
+            WatchedKeys::Span(span) => self.by_span.get_mut(span),
         };
         let members = members.expect("every watcher is listed under its range");
         assert_eq!(members.swap_remove(position), slot, "a watcher stands at its position");
@@ -89,8 +92,8 @@ impl<T> Watchers<T> {
         }
         if members.is_empty() {
             match &range {
-                KeyRange::Key(key) => drop(self.by_key.remove(key)),
-                KeyRange::Span(span) => drop(self.by_span.remove(span)),
+                WatchedKeys::Key(key) => drop(self.by_key.remove(key)),
+                WatchedKeys::Span(span) => drop(self.by_span.remove(span)),
             }
         }
         (range, watcher)
@@ -145,20 +148,20 @@ mod tests {
     use super::*;
     use crate::mvcc::watch::testing::Dice;
 
-    fn span(start: &str, end: &str) -> Option<KeyRange> {
-        Some(KeyRange::Span(Interval { start: start.as_bytes().into(), end: End::Before(end.as_bytes().into()) }))
+    fn span(start: &str, end: &str) -> Option<WatchedKeys> {
+        Some(WatchedKeys::Span(Interval { start: start.as_bytes().into(), end: End::Before(end.as_bytes().into()) }))
     }
 
     #[test]
     fn rule_54_ranges_are_read_as_etcd_reads_them() {
-        assert_eq!(KeyRange::new(b"a", b""), Some(KeyRange::Key((*b"a").into())));
-        assert_eq!(KeyRange::new(b"", b""), Some(KeyRange::Key((*b"\0").into())));
-        assert_eq!(KeyRange::new(b"a", b"b"), span("a", "b"));
-        assert_eq!(KeyRange::new(b"", b"b"), span("\0", "b"));
-        assert_eq!(KeyRange::new(b"a", b"\0"), Some(KeyRange::Span(Interval { start: (*b"a").into(), end: End::Open })));
-        assert_eq!(KeyRange::new(b"", b"\0"), Some(KeyRange::Span(Interval { start: (*b"\0").into(), end: End::Open })));
-        assert_eq!(KeyRange::new(b"b", b"b"), None);
-        assert_eq!(KeyRange::new(b"b", b"a"), None);
+        assert_eq!(WatchedKeys::new(b"a", b""), Some(WatchedKeys::Key((*b"a").into())));
+        assert_eq!(WatchedKeys::new(b"", b""), Some(WatchedKeys::Key((*b"\0").into())));
+        assert_eq!(WatchedKeys::new(b"a", b"b"), span("a", "b"));
+        assert_eq!(WatchedKeys::new(b"", b"b"), span("\0", "b"));
+        assert_eq!(WatchedKeys::new(b"a", b"\0"), Some(WatchedKeys::Span(Interval { start: (*b"a").into(), end: End::Open })));
+        assert_eq!(WatchedKeys::new(b"", b"\0"), Some(WatchedKeys::Span(Interval { start: (*b"\0").into(), end: End::Open })));
+        assert_eq!(WatchedKeys::new(b"b", b"b"), None);
+        assert_eq!(WatchedKeys::new(b"b", b"a"), None);
     }
 
     #[test]
@@ -174,7 +177,7 @@ mod tests {
                     assert_eq!(watchers.remove(slot).1, value);
                 } else {
                     let (key, end) = (dice.key(), dice.range_end());
-                    if let Some(range) = KeyRange::new(&key, &end) {
+                    if let Some(range) = WatchedKeys::new(&key, &end) {
                         naive.push((watchers.insert(range, step), key, end, step));
                     }
                 }
