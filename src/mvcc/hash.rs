@@ -1,12 +1,22 @@
 //! HashKV: a checksum of history that is equal on every member, and equal to etcd's for the same revisions.
+//!
+//! CRC-32C over the three bytes `key`, then over each row that counts, in revision order: the key that etcd's file has for it,
+//! then its encoded `KeyValue`. That key is `main` and `sub`, eight bytes big-endian each with `_` between, and a `t` behind that
+//! of a deletion. With C the compacted revision and R the one asked for, a row at `main` counts if C < main <= R, or if it is
+//! what a read at R sees. A deletion at C does not count. If a read at R sees no key at all, rows at or below C count if a
+//! read at C sees them: etcd then counts whatever it has not removed, and this is what is left when it has removed its fill.
+//!
+//! For the last ten revisions that it was asked to compact to, etcd answers from a cache with the hash made under the
+//! compaction before. Restarted, it answers as we do.
 
 use crc32c::crc32c_append;
 
 use super::Revision;
 use super::key_index::KeyIndex;
-use super::read::{Answer, head};
+use super::read::Answer;
+use super::row::RowHead;
 use super::state::State;
-use super::store::Store;
+use super::store::{Store, sound_row};
 use crate::backend::Table;
 use crate::error::{Error, Fault};
 
@@ -16,7 +26,7 @@ const STEP_ROWS: usize = 1000;
 /// A hash and what it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKv {
-    /// CRC-32C of all rows up to `revision` that compaction has not taken, keys first.
+    /// The checksum.
     pub hash: u32,
     /// The compacted revision it was made under.
     pub compact_revision: i64,
@@ -30,33 +40,31 @@ impl Store {
     /// Hashes history up to `revision`; 0 for the current one. Runs in short steps: nobody waits for all of it.
     ///
     /// # Errors
-    /// `Compacted` or `FutureRevision` to the client; a fault if the checkpoint cannot be read.
+    /// `Compacted`, also if that happens meanwhile, or `FutureRevision` to the client; a fault if the checkpoint cannot be read.
     pub fn hash_kv(&self, revision: i64) -> Answer<HashKv> {
-        let (compacted, current) = {
-            let state = self.state();
-            (state.compacted, state.current)
-        };
+        let state = self.state();
+        let (compacted, current) = (state.compacted, state.current);
         if revision > 0 && revision < compacted {
             return Ok(Err(Error::Compacted));
         }
         if revision > current {
             return Ok(Err(Error::FutureRevision));
         }
-        let upto = if revision <= 0 { current } else { revision };
-        let _pin = self.pin(upto);
-        let keep_all = self.state().index.values().all(|index| index.at(upto).is_none());
-        // etcd's hasher begins with the name of its bucket.
+        let upto = if revision == 0 { current } else { revision };
+        // What counts is there now and above what later compactions may remove, once this is pinned.
+        let _pin = self.pin(compacted);
+        let keep_all = state.index.values().all(|index| index.at(upto).is_none());
+        drop(state);
         let mut hasher = Hasher { hash: crc32c_append(0, b"key"), compacted, upto, keep_all };
-        let mut from = Revision::default();
-        loop {
+        // Nothing is older than a negative revision, which etcd lets pass.
+        let mut from = (upto > 0).then(Revision::default);
+        while let Some(at) = from {
             let state = self.state();
-            if state.compacted > upto {
+            // The index has forgotten what counts below, or is about to.
+            if state.compacted > upto || (keep_all && state.compacted > compacted) {
                 return Ok(Err(Error::Compacted));
             }
-            match hasher.step(self, &state, from)? {
-                Some(next) => from = next,
-                None => break,
-            }
+            from = hasher.step(self, &state, at)?;
         }
         Ok(Ok(HashKv { hash: hasher.hash, compact_revision: compacted, revision: upto, current }))
     }
@@ -66,7 +74,7 @@ struct Hasher {
     hash: u32,
     compacted: i64,
     upto: i64,
-    /// No key exists at `upto`: etcd then drops nothing below the compacted revision.
+    /// No key exists at `upto`.
     keep_all: bool,
 }
 
@@ -78,8 +86,7 @@ impl Hasher {
             let boundary = state.recent.from(Revision::default()).next().map(|(first, _)| first);
             next = boundary;
             store.backend().reader()?.scan(Table::Row, &from.to_key(), |key, row| {
-                let revision =
-                    Revision::from_key(key).ok_or_else(|| Fault::new("the checkpoint holds a row that is none of ours"))?;
+                let (revision, head) = sound_row(key, row)?;
                 if boundary.is_some_and(|boundary| revision >= boundary) {
                     return Ok(false);
                 }
@@ -88,7 +95,7 @@ impl Hasher {
                     return Ok(false);
                 }
                 rows += 1;
-                self.add(state, revision, row);
+                self.add(state, revision, &head, row);
                 Ok(true)
             })?;
             return Ok(next.filter(|next| next.main <= self.upto));
@@ -99,18 +106,16 @@ impl Hasher {
                 break;
             }
             rows += 1;
-            self.add(state, revision, row);
+            self.add(state, revision, &super::read::head(row), row);
         }
         Ok(next.filter(|next| next.main <= self.upto))
     }
 
-    fn add(&mut self, state: &State, revision: Revision, row: &[u8]) {
-        let head = head(row);
+    fn add(&mut self, state: &State, revision: Revision, head: &RowHead<'_>, row: &[u8]) {
         let tombstone = head.is_tombstone();
         if revision.main > self.upto || !self.counts(state.index.get(head.key), revision, tombstone) {
             return;
         }
-        // The key as etcd's file holds it: two big-endian numbers, an underscore between, a `t` behind a deletion's.
         let mut key = [0; 18];
         key[..8].copy_from_slice(&revision.main.to_be_bytes());
         key[8] = b'_';
@@ -128,10 +133,7 @@ impl Hasher {
         if tombstone && revision.main == self.compacted {
             return false;
         }
-        let Some(index) = index else { return false };
-        if self.keep_all {
-            return index.at(self.compacted) == Some(revision);
-        }
-        index.at(self.upto) == Some(revision)
+        let seen_at = if self.keep_all { self.compacted } else { self.upto };
+        index.is_some_and(|index| index.at(seen_at) == Some(revision))
     }
 }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 
 use super::Revision;
 use super::event::{Event, EventKind, History, HistoryError, HistoryPage, Prev};
-use super::row::{RowHead, encode_delete};
+use super::row::encode_delete;
 use super::state::State;
-use super::store::Store;
+use super::store::{Store, sound_row};
 use crate::backend::Table;
 use crate::error::Fault;
 
@@ -45,7 +45,7 @@ impl Page<'_> {
 
 impl History for Store {
     fn page(&self, from: i64, max_bytes: usize, wanted: &dyn Fn(&[u8]) -> bool) -> Result<HistoryPage, HistoryError> {
-        let start = Revision::first_of(from);
+        let start = Revision::first_of(from.max(0));
         let mut page = Page { wanted, found: Vec::new(), bytes: 0, max_bytes, looked_at: 0, last_main: from };
         let mut done = true;
         let state = self.state();
@@ -58,19 +58,15 @@ impl History for Store {
             let reader = self.backend().reader().map_err(HistoryError::Fault)?;
             let end = state.recent.from(Revision::default()).next().map_or(Revision::first_of(current + 1), |(first, _)| first);
             drop(state);
-            let mut misread = None;
             let scanned = reader.scan(Table::Row, &start.to_key(), |key, row| {
-                let Some(revision) = Revision::from_key(key).filter(|_| RowHead::parse(row).is_some()) else {
-                    misread = Some(Fault::new("the checkpoint holds a row that is none of ours"));
-                    return Ok(false);
-                };
+                let (revision, _) = sound_row(key, row)?;
                 if revision >= end {
                     return Ok(false);
                 }
                 done = page.offer(revision, row, || Bytes::copy_from_slice(row));
                 Ok(done)
             });
-            scanned.and(misread.map_or(Ok(()), Err)).map_err(HistoryError::Fault)?;
+            scanned.map_err(HistoryError::Fault)?;
             drop(reader);
             let state = self.state();
             if from < state.compacted {
@@ -78,7 +74,7 @@ impl History for Store {
             }
             // Had a checkpoint moved the boundary meanwhile, the recent rows read now would leave a gap: next page, then.
             let next = if done { end.main } else { page.last_main + 1 };
-            // The transaction at the boundary may have rows on both sides only if a checkpoint cut it, which none does.
+            // No transaction has rows on both sides of the boundary, because no checkpoint cuts one.
             return Ok(finish(&state, page, next.min(current + 1), state.current));
         }
         for (revision, row) in state.recent.from(start) {
@@ -87,7 +83,8 @@ impl History for Store {
                 break;
             }
         }
-        let next = if done { current + 1 } else { page.last_main + 1 };
+        // A reader that waits for the future is not sent back.
+        let next = if done { from.max(current + 1) } else { page.last_main + 1 };
         Ok(finish(&state, page, next, current))
     }
 
@@ -127,7 +124,9 @@ fn finish(state: &State, page: Page<'_>, next: i64, current: i64) -> HistoryPage
 fn event(state: &State, revision: Revision, row: Bytes) -> Arc<Event> {
     let head = super::read::head(&row);
     let key = row.slice_ref(head.key);
-    let prev = Prev { revision: state.index.get(&key[..]).and_then(|index| index.before(revision)), row: OnceLock::new() };
+    // What was there before the compacted revision is history no more, wherever its pruning stands.
+    let index = if revision.main > state.compacted { state.index.get(&key[..]) } else { None };
+    let prev = Prev { revision: index.and_then(|index| index.before(revision.main)), row: OnceLock::new() };
     let (kind, kv) = match head.is_tombstone() {
         false => (EventKind::Put, row.clone()),
         true => (EventKind::Delete, encode_delete(&key, revision.main)),

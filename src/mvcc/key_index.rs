@@ -9,7 +9,7 @@ pub struct Stamp {
     sub_and_kind: u32,
 }
 
-const TOMBSTONE: u32 = 1 << 31;
+const TOMBSTONE: u32 = Revision::SUB_END;
 
 impl Stamp {
     fn new(revision: Revision, tombstone: bool) -> Stamp {
@@ -112,17 +112,36 @@ impl KeyIndex {
     /// Where the row stands that a read at `main` sees; none if the key did not exist then.
     pub fn at(&self, main: i64) -> Option<Revision> {
         let stamps = self.stamps();
-        let older = stamps.partition_point(|stamp| stamp.main <= main);
-        let seen = stamps[..older].last()?;
+        let newest = self.newest();
+        // Most reads ask for the present.
+        let seen = if newest.main <= main { newest } else { *stamps[..self.older_than(main + 1)].last()? };
         (!seen.is_tombstone()).then(|| seen.revision())
     }
 
-    /// The row before the one at `revision`, within the same generation: what a watcher calls the previous value.
-    pub fn before(&self, revision: Revision) -> Option<Revision> {
-        let stamps = self.stamps();
-        let older = stamps.partition_point(|stamp| stamp.revision() < revision);
-        let previous = stamps[..older].last()?;
-        (!previous.is_tombstone()).then(|| previous.revision())
+    /// The row that a transaction at `main` found: what a watcher calls the previous value of all that the transaction did.
+    pub fn before(&self, main: i64) -> Option<Revision> {
+        self.at(main - 1)
+    }
+
+    fn older_than(&self, main: i64) -> usize {
+        self.stamps().partition_point(|stamp| stamp.main < main)
+    }
+
+    /// What the row of the put at `revision` says of its key, if it belongs to the newest generation; of older ones only the
+    /// rows know.
+    pub fn describe(&self, revision: Revision) -> Option<Live> {
+        let mut version = self.version;
+        for (newer, stamp) in self.stamps().iter().rev().enumerate() {
+            if stamp.revision() == revision {
+                return Some(Live { revision, create_revision: self.create_revision, version });
+            }
+            match stamp.is_tombstone() {
+                false => version -= 1,
+                true if newer == 0 => {}
+                true => return None,
+            }
+        }
+        None
     }
 
     /// Forgets what no read at or above `main` can see, and pushes it to `dropped`. Returns whether anything is left.
@@ -131,7 +150,7 @@ impl KeyIndex {
     /// there still has to see it.
     pub fn compact(&mut self, main: i64, dropped: &mut Vec<Revision>) -> bool {
         let stamps = self.stamps();
-        let older = stamps.partition_point(|stamp| stamp.main <= main);
+        let older = self.older_than(main + 1);
         let keep_newest = older > 0 && {
             let newest = stamps[older - 1];
             !newest.is_tombstone() || newest.main == main
@@ -175,9 +194,29 @@ mod tests {
 
     #[test]
     fn the_previous_value_does_not_reach_over_a_deletion() {
-        assert_eq!(index().before(revision(4)), Some(revision(2)));
-        assert_eq!(index().before(revision(6)), Some(revision(4)));
-        assert_eq!(index().before(revision(8)), None);
+        assert_eq!(index().before(4), Some(revision(2)));
+        assert_eq!(index().before(6), Some(revision(4)));
+        assert_eq!(index().before(8), None);
+    }
+
+    #[test]
+    fn the_previous_value_is_the_one_before_the_whole_transaction() {
+        let mut twice = KeyIndex::of_put(revision(2), 2, 1);
+        twice.put(Revision { main: 5, sub: 0 }, 2, 2);
+        twice.delete(Revision { main: 5, sub: 1 });
+        assert_eq!(twice.before(5), Some(revision(2)));
+    }
+
+    #[test]
+    fn the_index_describes_the_rows_of_the_newest_generation() {
+        let described = |index: &KeyIndex, main| index.describe(revision(main)).map(|d| (d.create_revision, d.version));
+        assert_eq!(described(&index(), 8), Some((8, 1)));
+        assert_eq!(described(&index(), 4), None);
+        let mut deleted = KeyIndex::of_put(revision(2), 2, 1);
+        deleted.put(revision(4), 2, 2);
+        deleted.delete(revision(6));
+        assert_eq!(described(&deleted, 4), Some((2, 2)));
+        assert_eq!(described(&deleted, 2), Some((2, 1)));
     }
 
     #[test]

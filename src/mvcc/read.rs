@@ -1,12 +1,11 @@
 //! Ranges: choosing rows under the lock, and handing them out afterwards.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Revision;
-use super::key_index::KeyIndex;
+use super::key_index::{KeyIndex, Live};
 use super::key_range::KeyRange;
 use super::row::{RowHead, encode_row};
 use super::state::State;
@@ -31,44 +30,78 @@ pub struct RangeAnswer {
 /// A row chosen for an answer.
 #[derive(Clone, Debug)]
 enum Chosen {
-    /// Here already: recent, or rewritten for `keys_only`.
+    /// Here already: recent, or made for `keys_only`.
     Here(Bytes),
     /// In the checkpoint.
     Stored(Revision),
 }
 
+/// How much of a row the client gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    /// `keys_only`. Such answers come from the index in etcd, which knows no leases.
+    Head,
+    /// `keys_only` sorted by value: etcd reads the rows then, and their leases are told.
+    HeadAndLease,
+}
+
+impl Part {
+    fn of(request: &RangeRequest, target: SortTarget) -> Part {
+        match (request.keys_only, target) {
+            (false, _) => Part::Whole,
+            (true, SortTarget::Value) => Part::HeadAndLease,
+            (true, _) => Part::Head,
+        }
+    }
+
+    /// The part of `row`; none if it is the whole row.
+    fn cut(self, row: &[u8]) -> Option<Bytes> {
+        match self {
+            Part::Whole => None,
+            Part::Head => Some(encode_row(&RowHead { value: b"", lease: 0, ..head(row) })),
+            Part::HeadAndLease => Some(encode_row(&RowHead { value: b"", ..head(row) })),
+        }
+    }
+}
+
 /// The rows of an answer. They stay readable as long as this lives, whatever is compacted meanwhile; no lock and, after
 /// [`Rows::park`], no read transaction is held.
 pub struct Rows {
-    chosen: std::vec::IntoIter<Chosen>,
+    /// Apart from the others, so that the answer for one key needs no list.
+    first: Option<Chosen>,
+    rest: std::vec::IntoIter<Chosen>,
+    part: Part,
     backend: Arc<Backend>,
     reader: Option<Reader>,
-    keys_only: bool,
     _pin: Option<Pin>,
 }
 
 impl Rows {
     /// Rows left.
     pub fn len(&self) -> usize {
-        self.chosen.len()
+        usize::from(self.first.is_some()) + self.rest.len()
     }
 
     /// Whether none is left.
     pub fn is_empty(&self) -> bool {
-        self.chosen.len() == 0
+        self.len() == 0
     }
 
-    /// Calls `each` with row after row until it returns false or none is left.
+    /// Calls `each` with row after row until it returns false or none is left. The row it returned false for is taken too.
     ///
     /// # Errors
     /// A fault if the checkpoint cannot be read.
     pub fn take_while(&mut self, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), Fault> {
         let mut source = RowSource { backend: &self.backend, reader: &mut self.reader };
-        for chosen in self.chosen.by_ref() {
+        for chosen in self.first.take().into_iter().chain(self.rest.by_ref()) {
             let go_on = match chosen {
                 Chosen::Here(row) => each(&row),
-                Chosen::Stored(revision) if self.keys_only => each(&without_value(source.stored_ref(revision)?)),
-                Chosen::Stored(revision) => each(source.stored_ref(revision)?),
+                Chosen::Stored(revision) => {
+                    let row = source.stored_ref(revision)?;
+                    let part = self.part.cut(row);
+                    each(part.as_deref().unwrap_or(row))
+                }
             };
             if !go_on {
                 break;
@@ -83,11 +116,11 @@ impl Rows {
     /// A fault if the checkpoint cannot be read.
     pub fn lengths(&mut self, mut each: impl FnMut(usize)) -> Result<(), Fault> {
         let mut source = RowSource { backend: &self.backend, reader: &mut self.reader };
-        for chosen in self.chosen.as_slice() {
+        for chosen in self.first.iter().chain(self.rest.as_slice()) {
             each(match chosen {
                 Chosen::Here(row) => row.len(),
-                Chosen::Stored(revision) if self.keys_only => without_value(source.stored_ref(*revision)?).len(),
-                Chosen::Stored(revision) => source.stored_len(*revision)?,
+                Chosen::Stored(revision) if self.part == Part::Whole => source.stored_len(*revision)?,
+                Chosen::Stored(revision) => self.part.cut(source.stored_ref(*revision)?).map_or(0, |part| part.len()),
             });
         }
         Ok(())
@@ -156,23 +189,23 @@ impl Store {
             Ok(chosen) => chosen,
             Err(error) => return Ok(Err(error)),
         };
-        // While the lock is held, a row that is not recent is in the checkpoint, and a reader opened now sees it there.
-        if reader.is_none() && chosen.rows.iter().any(|row| matches!(row, Chosen::Stored(_))) {
+        let stored = chosen.iter().any(|row| matches!(row, Chosen::Stored(_)));
+        // While the lock is held, a row that is not recent is in the checkpoint: a reader opened now sees it there, and the pin
+        // keeps it there for readers opened later.
+        if !stored {
+            reader = None;
+        } else if reader.is_none() {
             reader = Some(self.backend().reader()?);
         }
-        let pin = (chosen.rows.len() > 1).then(|| self.pin(at));
-        Ok(Ok(RangeAnswer {
-            revision: state.current,
-            count: chosen.count,
-            more: chosen.more,
-            rows: Rows {
-                chosen: chosen.rows.into_iter(),
-                backend: self.backend().clone(),
-                reader,
-                keys_only: request.keys_only,
-                _pin: pin,
-            },
-        }))
+        let rows = Rows {
+            first: chosen.first,
+            rest: chosen.rest.into_iter(),
+            part: chosen.part,
+            backend: self.backend().clone(),
+            reader,
+            _pin: stored.then(|| self.pin(at)),
+        };
+        Ok(Ok(RangeAnswer { revision: state.current, count: as_count(chosen.count), more: chosen.more, rows }))
     }
 }
 
@@ -192,9 +225,17 @@ impl State {
 }
 
 struct Choice {
-    rows: Vec<Chosen>,
-    count: i64,
+    first: Option<Chosen>,
+    rest: Vec<Chosen>,
+    part: Part,
+    count: usize,
     more: bool,
+}
+
+impl Choice {
+    fn iter(&self) -> impl Iterator<Item = &Chosen> {
+        self.first.iter().chain(&self.rest)
+    }
 }
 
 /// The rows of a range inside a transaction, read out at once: the lock is the writer's, and the writes go on.
@@ -208,15 +249,29 @@ pub(super) fn range_now(
         Ok(chosen) => chosen,
         Err(error) => return Ok(Err(error)),
     };
-    let mut rows = Vec::with_capacity(chosen.rows.len());
-    for row in chosen.rows {
+    let mut rows = Vec::with_capacity(chosen.rest.len() + 1);
+    for row in chosen.iter() {
         rows.push(match row {
-            Chosen::Here(row) => row,
-            Chosen::Stored(revision) if request.keys_only => without_value(source.stored_ref(revision)?),
-            Chosen::Stored(revision) => source.stored(revision)?,
+            Chosen::Here(row) => row.clone(),
+            Chosen::Stored(revision) => {
+                let row = source.stored_ref(*revision)?;
+                chosen.part.cut(row).unwrap_or_else(|| Bytes::copy_from_slice(row))
+            }
         });
     }
-    Ok(Ok((rows, chosen.count, chosen.more)))
+    Ok(Ok((rows, as_count(chosen.count), chosen.more)))
+}
+
+fn as_count(count: usize) -> i64 {
+    i64::try_from(count).expect("fewer keys than memory has bytes")
+}
+
+/// A key of the range that exists at the revision asked for, and where its row stands.
+#[derive(Clone, Copy)]
+struct Found<'s> {
+    key: &'s [u8],
+    index: &'s KeyIndex,
+    revision: Revision,
 }
 
 fn choose(state: &State, request: &RangeRequest, at: i64, source: &mut RowSource<'_>) -> Answer<Choice> {
@@ -224,80 +279,72 @@ fn choose(state: &State, request: &RangeRequest, at: i64, source: &mut RowSource
         return Ok(Err(Error::InvalidSortOption));
     };
     let range = KeyRange::new(&request.key, &request.range_end);
+    let mut choice = Choice { first: None, rest: Vec::new(), part: Part::of(request, target), count: 0, more: false };
+    let mut found = state.keys(&range).filter_map(|(key, index)| Some(Found { key, index, revision: index.at(at)? }));
     if request.count_only {
-        let count = state.keys(&range).filter(|(_, index)| index.at(at).is_some()).count();
-        return Ok(Ok(Choice { rows: Vec::new(), count: as_count(count), more: false }));
+        choice.count = found.count();
+        return Ok(Ok(choice));
+    }
+    let filter = Filter::of(request);
+    if let KeyRange::One(_) = range {
+        if let Some(found) = found.next() {
+            choice.count = 1;
+            choice.first = if filter.passes(state, &found, source)? { Some(pick(state, choice.part, &found)) } else { None };
+        }
+        return Ok(Ok(choice));
     }
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-    let filter = Filter::of(request);
-    // An explicit order or a filter wants every row before the limit cuts. Without them the limit bounds what is looked at, one
-    // row more telling whether there is more; so it does, as in etcd, when only a sort target was given.
-    let fetch =
-        if order == SortOrder::None && filter.is_none() { limit.map_or(usize::MAX, |limit| limit + 1) } else { usize::MAX };
-    let mut count = 0;
-    let mut found = Vec::new();
-    for (key, index) in state.keys(&range) {
-        if let Some(revision) = index.at(at) {
-            count += 1;
-            if found.len() < fetch {
-                found.push((key, index, revision));
-            }
-        }
-    }
+    // Rows that come in the order asked for are needed up to the limit, and one more to tell that there are more. So it is, as in
+    // etcd, when a sort target was given without an order and no filter; any other sort needs all before the limit cuts.
     let sorted = target != SortTarget::Key || order == SortOrder::Descend;
-    let (mut rows, available) = if filter.is_none() && !sorted {
-        let few = limit.unwrap_or(usize::MAX).min(found.len());
-        let rows =
-            found[..few].iter().map(|(key, index, revision)| pick(state, request.keys_only, key, index, *revision)).collect();
-        (rows, found.len())
-    } else {
-        let mut rows = Vec::with_capacity(found.len());
-        for (_, _, revision) in &found {
-            let row = state.row(*revision, source)?;
-            if filter.as_ref().is_none_or(|filter| filter.passes(&head(&row))) {
-                rows.push(row);
-            }
+    let cut_first = !sorted || (order == SortOrder::None && filter.is_idle());
+    let needed = limit.filter(|_| cut_first).map_or(usize::MAX, |limit| limit.saturating_add(1));
+    let mut wanted = Vec::new();
+    for found in found {
+        choice.count += 1;
+        if wanted.len() < needed && filter.passes(state, &found, source)? {
+            wanted.push(found);
         }
-        sort(&mut rows, order, target);
-        let available = rows.len();
-        let strip = request.keys_only;
-        let chosen = rows.into_iter().map(|row| Chosen::Here(if strip { keys_only_row(&row, target) } else { row }));
-        (chosen.collect::<Vec<_>>(), available)
-    };
-    rows.truncate(limit.unwrap_or(usize::MAX));
-    Ok(Ok(Choice { rows, count: as_count(count), more: limit.is_some_and(|limit| available > limit) }))
+    }
+    if sorted {
+        sort(state, &mut wanted, order, target, source)?;
+    }
+    if let Some(limit) = limit {
+        choice.more = wanted.len() > limit;
+        wanted.truncate(limit);
+    }
+    choice.rest = wanted.iter().map(|found| pick(state, choice.part, found)).collect();
+    Ok(Ok(choice))
 }
 
-fn as_count(count: usize) -> i64 {
-    i64::try_from(count).expect("fewer keys than memory has bytes")
-}
-
-fn pick(state: &State, keys_only: bool, key: &[u8], index: &KeyIndex, revision: Revision) -> Chosen {
-    if keys_only
-        && let Some(live) = index.live()
-        && live.revision == revision
+fn pick(state: &State, part: Part, found: &Found<'_>) -> Chosen {
+    if part == Part::Head
+        && let Some(known) = found.index.describe(found.revision)
     {
-        let (create_revision, mod_revision, version) = (live.create_revision, revision.main, live.version);
-        return Chosen::Here(encode_row(&RowHead { key, create_revision, mod_revision, version, ..RowHead::default() }));
+        return Chosen::Here(encode_row(&RowHead {
+            key: found.key,
+            create_revision: known.create_revision,
+            mod_revision: found.revision.main,
+            version: known.version,
+            ..RowHead::default()
+        }));
     }
-    match state.recent.get(revision) {
-        Some(row) if keys_only => Chosen::Here(without_value(row)),
-        Some(row) => Chosen::Here(row.clone()),
-        None => Chosen::Stored(revision),
+    match state.recent.get(found.revision) {
+        Some(row) => Chosen::Here(part.cut(row).unwrap_or_else(|| row.clone())),
+        None => Chosen::Stored(found.revision),
     }
 }
 
-/// `keys_only` answers come from the index in etcd, which knows no leases.
-fn without_value(row: &[u8]) -> Bytes {
-    encode_row(&RowHead { value: b"", lease: 0, ..head(row) })
-}
-
-/// But for a sort by value etcd reads the rows, and their leases are told.
-fn keys_only_row(row: &[u8], target: SortTarget) -> Bytes {
-    match target {
-        SortTarget::Value => encode_row(&RowHead { value: b"", ..head(row) }),
-        _ => without_value(row),
+/// `create_revision` and `version` of a row: of the newest generation from the index, of older ones from the row itself.
+fn describe(state: &State, found: &Found<'_>, source: &mut RowSource<'_>) -> Result<Live, Fault> {
+    if let Some(known) = found.index.describe(found.revision) {
+        return Ok(known);
     }
+    let head = match state.recent.get(found.revision) {
+        Some(row) => head(row),
+        None => head(source.stored_ref(found.revision)?),
+    };
+    Ok(Live { revision: found.revision, create_revision: head.create_revision, version: head.version })
 }
 
 pub(super) fn head(row: &[u8]) -> RowHead<'_> {
@@ -313,39 +360,66 @@ struct Filter {
 }
 
 impl Filter {
-    fn of(request: &RangeRequest) -> Option<Filter> {
-        let filter = Filter {
+    fn of(request: &RangeRequest) -> Filter {
+        Filter {
             min_mod: request.min_mod_revision,
             max_mod: request.max_mod_revision,
             min_create: request.min_create_revision,
             max_create: request.max_create_revision,
-        };
-        let idle = [filter.min_mod, filter.max_mod, filter.min_create, filter.max_create] == [0; 4];
-        (!idle).then_some(filter)
+        }
     }
 
-    fn passes(&self, row: &RowHead<'_>) -> bool {
-        (self.min_mod == 0 || row.mod_revision >= self.min_mod)
-            && (self.max_mod == 0 || row.mod_revision <= self.max_mod)
-            && (self.min_create == 0 || row.create_revision >= self.min_create)
-            && (self.max_create == 0 || row.create_revision <= self.max_create)
+    fn is_idle(&self) -> bool {
+        [self.min_mod, self.max_mod, self.min_create, self.max_create] == [0; 4]
+    }
+
+    fn passes(&self, state: &State, found: &Found<'_>, source: &mut RowSource<'_>) -> Result<bool, Fault> {
+        let within = |number: i64, min: i64, max: i64| (min == 0 || number >= min) && (max == 0 || number <= max);
+        if !within(found.revision.main, self.min_mod, self.max_mod) {
+            return Ok(false);
+        }
+        let idle = self.min_create == 0 && self.max_create == 0;
+        Ok(idle || within(describe(state, found, source)?.create_revision, self.min_create, self.max_create))
     }
 }
 
 /// Sorts stably, so that equal rows stay in key order. `order` None means ascending for every target but the key.
-fn sort(rows: &mut [Bytes], order: SortOrder, target: SortTarget) {
+fn sort(
+    state: &State,
+    found: &mut Vec<Found<'_>>,
+    order: SortOrder,
+    target: SortTarget,
+    source: &mut RowSource<'_>,
+) -> Result<(), Fault> {
     let descend = order == SortOrder::Descend;
-    let by_number = |rows: &mut [Bytes], number: fn(&RowHead<'_>) -> i64| match descend {
-        false => rows.sort_by_key(|row| number(&head(row))),
-        true => rows.sort_by_key(|row| Reverse(number(&head(row)))),
-    };
     match target {
-        SortTarget::Key if descend => rows.reverse(),
-        SortTarget::Key => {}
-        SortTarget::Version => by_number(rows, |row| row.version),
-        SortTarget::Create => by_number(rows, |row| row.create_revision),
-        SortTarget::Mod => by_number(rows, |row| row.mod_revision),
-        SortTarget::Value if descend => rows.sort_by(|a, b| head(b).value.cmp(head(a).value)),
-        SortTarget::Value => rows.sort_by(|a, b| head(a).value.cmp(head(b).value)),
+        SortTarget::Key => {
+            if descend {
+                found.reverse();
+            }
+            Ok(())
+        }
+        SortTarget::Mod => sort_by(found, descend, |found| Ok(found.revision.main)),
+        SortTarget::Create => sort_by(found, descend, |found| Ok(describe(state, found, source)?.create_revision)),
+        SortTarget::Version => sort_by(found, descend, |found| Ok(describe(state, found, source)?.version)),
+        SortTarget::Value => sort_by(found, descend, |found| {
+            let row = state.row(found.revision, source)?;
+            Ok(row.slice_ref(head(&row).value))
+        }),
     }
+}
+
+fn sort_by<'s, K: Ord>(
+    found: &mut Vec<Found<'s>>,
+    descend: bool,
+    mut rank: impl FnMut(&Found<'s>) -> Result<K, Fault>,
+) -> Result<(), Fault> {
+    let mut ranked = Vec::with_capacity(found.len());
+    for found in found.iter() {
+        ranked.push((rank(found)?, *found));
+    }
+    ranked.sort_by(|(a, _), (b, _)| if descend { b.cmp(a) } else { a.cmp(b) });
+    found.clear();
+    found.extend(ranked.into_iter().map(|(_, found)| found));
+    Ok(())
 }

@@ -49,18 +49,15 @@ impl Recent {
         }
     }
 
-    /// Drops all rows up to `revision`: the checkpoint has them.
-    pub fn drop_through(&mut self, revision: Revision) {
-        while let Some((first, row)) = self.rows.front()
-            && *first <= revision
-        {
-            self.bytes -= row.len() + ROW_OVERHEAD;
-            self.rows.pop_front();
-        }
-        // A burst has passed: give its memory back.
-        if self.rows.capacity() > 1024 && self.rows.len() < self.rows.capacity() / 4 {
-            self.rows.shrink_to(self.rows.len() * 2);
-        }
+    /// Lets go of all rows up to `revision`: the checkpoint has them. They are returned to be dropped where nobody waits for it.
+    /// With them goes the memory that a burst has taken.
+    #[must_use]
+    pub fn split_through(&mut self, revision: Revision) -> VecDeque<(Revision, Bytes)> {
+        let at = self.rows.partition_point(|(row, _)| *row <= revision);
+        let newer = self.rows.split_off(at);
+        let older = std::mem::replace(&mut self.rows, newer);
+        self.bytes -= older.iter().map(|(_, row)| row.len() + ROW_OVERHEAD).sum::<usize>();
+        older
     }
 
     /// Memory held, roughly.
@@ -84,12 +81,12 @@ mod tests {
             recent.push(revision(main, 0), Bytes::from(format!("row {main}")));
         }
         recent.forget(revision(4, 0));
-        recent.drop_through(revision(2, 9));
+        assert_eq!(recent.split_through(revision(2, 9)).len(), 1);
         assert_eq!(recent.get(revision(2, 0)), None);
         assert_eq!(recent.get(revision(3, 0)).unwrap(), "row 3");
         assert_eq!(recent.get(revision(4, 0)), None);
         assert_eq!(recent.from(revision(3, 1)).map(|(r, _)| r.main).collect::<Vec<_>>(), [5]);
-        recent.drop_through(revision(9, 0));
+        assert_eq!(recent.split_through(revision(9, 0)).len(), 3);
         assert_eq!(recent.bytes(), 0);
     }
 }

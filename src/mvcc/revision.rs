@@ -11,6 +11,12 @@ pub struct Revision {
 }
 
 impl Revision {
+    /// One more than the largest `sub`: the index keeps a flag in the same 32 bits.
+    pub const SUB_END: u32 = 1 << 31;
+
+    /// The largest `main` we read back. Nobody gets there by writing; beyond it, arithmetic on revisions could overflow.
+    pub const MAIN_MAX: i64 = i64::MAX / 2;
+
     /// Bytes of a revision as a key of the checkpoint.
     pub const KEY_BYTES: usize = 12;
 
@@ -27,9 +33,30 @@ impl Revision {
         key
     }
 
-    /// The reverse of [`Revision::to_key`]; none if the length is wrong.
+    /// The reverse of [`Revision::to_key`]; none if no write can have had this revision.
     pub fn from_key(key: &[u8]) -> Option<Revision> {
         let (main, sub) = key.split_first_chunk::<8>()?;
-        Some(Revision { main: i64::from_be_bytes(*main), sub: u32::from_be_bytes(sub.try_into().ok()?) })
+        let revision = Revision { main: i64::from_be_bytes(*main), sub: u32::from_be_bytes(sub.try_into().ok()?) };
+        (1..=Revision::MAIN_MAX).contains(&revision.main).then_some(revision).filter(|r| r.sub < Revision::SUB_END)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_no_write_can_have_is_refused() {
+        let good = Revision { main: 7, sub: Revision::SUB_END - 1 };
+        assert_eq!(Revision::from_key(&good.to_key()), Some(good));
+        for bad in [
+            Revision { main: 7, sub: Revision::SUB_END },
+            Revision { main: 0, sub: 0 },
+            Revision { main: -1, sub: 0 },
+            Revision { main: i64::MAX, sub: 0 },
+        ] {
+            assert_eq!(Revision::from_key(&bad.to_key()), None, "{bad:?}");
+        }
+        assert_eq!(Revision::from_key(&good.to_key()[..11]), None);
     }
 }

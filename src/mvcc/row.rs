@@ -55,10 +55,19 @@ impl<'a> RowHead<'a> {
                         _ => head.lease = number,
                     }
                 }
+                (KEY | CREATE_REVISION | MOD_REVISION | VERSION | VALUE | LEASE, _) => return None,
                 _ => skip_field(wire, tag, &mut rest, DecodeContext::default()).ok()?,
             }
         }
         Some(head)
+    }
+
+    /// Whether a row read back can be what was written at `main`.
+    pub fn is_sound(&self, main: i64) -> bool {
+        let of_put =
+            self.mod_revision == main && (1..=main).contains(&self.create_revision) && (1..=main).contains(&self.version);
+        let of_delete = *self == RowHead { key: self.key, ..RowHead::default() };
+        !self.key.is_empty() && (of_put || of_delete)
     }
 
     /// Whether the row marks a deletion.
@@ -140,5 +149,26 @@ mod tests {
             encode_row(&RowHead { key: b"key", create_revision: 1, mod_revision: 1, version: 1, value: b"value", lease: 0 });
         assert_eq!(RowHead::parse(&row[..row.len() - 1]), None);
         assert_eq!(RowHead::parse(&row[..3]), None);
+        // What the message's own decoder refuses: a known field of another type.
+        assert_eq!(RowHead::parse(&[(KEY << 3) as u8, 5]), None);
+    }
+
+    #[test]
+    fn a_row_that_was_never_written_is_not_sound() {
+        let put = RowHead { key: b"k", create_revision: 2, mod_revision: 5, version: 3, value: b"v", lease: 1 };
+        let delete = RowHead { key: b"k", ..RowHead::default() };
+        assert!(put.is_sound(5) && delete.is_sound(5));
+        assert!(!put.is_sound(6));
+        for head in [
+            RowHead { key: b"", ..put },
+            RowHead { create_revision: 6, ..put },
+            RowHead { create_revision: -1, ..put },
+            RowHead { version: 0, ..put },
+            RowHead { version: i64::MAX, ..put },
+            RowHead { key: b"", ..delete },
+            RowHead { lease: 1, ..delete },
+        ] {
+            assert!(!head.is_sound(5), "{head:?}");
+        }
     }
 }

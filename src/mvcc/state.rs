@@ -25,6 +25,8 @@ pub(super) struct State {
     pub garbage: VecDeque<(i64, Vec<Revision>)>,
     /// Keys that exist now.
     pub live_keys: usize,
+    /// `current` and `compacted` as the checkpoint has them; none before the first.
+    pub checkpointed: Option<(i64, i64)>,
 }
 
 /// Pruning walks the index in steps, so that nobody waits for a whole walk.
@@ -35,6 +37,9 @@ pub(super) enum Pruning {
     /// Keys before this one are done.
     From(Box<[u8]>),
 }
+
+/// Revisions per entry of the garbage list: a checkpoint takes whole entries.
+const GARBAGE_CHUNK: usize = 1000;
 
 /// What a write did to one key.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ pub struct Change {
     pub lease: i64,
     /// Whether the key was deleted.
     pub deleted: bool,
-    /// Where the old row stands, if the key existed.
+    /// Where the row stands that the transaction found, if the key existed then.
     pub prev: Option<Revision>,
 }
 
@@ -63,13 +68,18 @@ impl State {
             pruning: Pruning::Done,
             garbage: VecDeque::new(),
             live_keys: 0,
+            checkpointed: None,
         }
     }
 
     /// Keys of a range with their index, in key order.
     pub fn keys<'s>(&'s self, range: &KeyRange<'_>) -> impl Iterator<Item = (&'s [u8], &'s KeyIndex)> + use<'s> {
-        let found = if range.is_empty() { None } else { Some(self.index.range::<[u8], _>(range.bounds())) };
-        found.into_iter().flatten().map(|(key, index)| (&key[..], index))
+        let (one, many) = match range {
+            KeyRange::One(key) => (self.index.get_key_value(*key), None),
+            range if range.is_empty() => (None, None),
+            range => (None, Some(self.index.range::<[u8], _>(range.bounds()))),
+        };
+        one.into_iter().chain(many.into_iter().flatten()).map(|(key, index)| (&key[..], index))
     }
 
     /// The key as it is now.
@@ -87,35 +97,38 @@ impl State {
 
     /// Writes `key` at `revision`.
     pub fn put(&mut self, revision: Revision, key: &[u8], value: &[u8], lease: i64) -> Change {
-        let prev = self.live(key);
-        let (create_revision, version) = prev.map_or((revision.main, 1), |live| (live.create_revision, live.version + 1));
+        let known = self.index.get_mut(key);
+        let live = known.as_ref().and_then(|index| index.live());
+        let prev = known.as_ref().and_then(|index| index.before(revision.main));
+        let (create_revision, version) = live.map_or((revision.main, 1), |live| (live.create_revision, live.version + 1));
         let row = encode_row(&RowHead { key, create_revision, mod_revision: revision.main, version, value, lease });
-        match self.index.get_mut(key) {
+        match known {
             Some(index) => index.put(revision, create_revision, version),
             None => {
                 self.index.insert(key.into(), KeyIndex::of_put(revision, create_revision, version));
             }
         }
-        self.live_keys += usize::from(prev.is_none());
+        self.live_keys += usize::from(live.is_none());
         self.recent.push(revision, row.clone());
-        Change { revision, key: key_of(&row), row, lease, deleted: false, prev: prev.map(|live| live.revision) }
+        Change { revision, key: key_of(&row), row, lease, deleted: false, prev }
     }
 
     /// Deletes `key`, which must exist, at `revision`.
     pub fn delete(&mut self, revision: Revision, key: &[u8]) -> Change {
         let index = self.index.get_mut(key).expect("only a key that exists is deleted");
-        let prev = index.live().expect("only a key that exists is deleted");
+        assert!(index.live().is_some(), "only a key that exists is deleted");
+        let prev = index.before(revision.main);
         index.delete(revision);
         self.live_keys -= 1;
         let row = encode_row(&RowHead { key, ..RowHead::default() });
         self.recent.push(revision, row.clone());
-        Change { revision, key: key_of(&row), row, lease: 0, deleted: true, prev: Some(prev.revision) }
+        Change { revision, key: key_of(&row), row, lease: 0, deleted: true, prev }
     }
 
     /// Adds a row read back from the checkpoint. Rows come in revision order.
     pub fn load(&mut self, revision: Revision, head: &RowHead<'_>) {
-        let existed = self.live(head.key).is_some();
         let known = self.index.get_mut(head.key);
+        let existed = known.as_ref().is_some_and(|index| index.live().is_some());
         if head.is_tombstone() {
             match known {
                 Some(index) => index.delete(revision),
@@ -150,8 +163,10 @@ impl State {
         for key in empty {
             self.index.remove(&key);
         }
-        if !dropped.is_empty() {
-            self.garbage.push_back((self.compacted, dropped));
+        // A key's revisions are dropped, and later removed, oldest first: were a deletion removed before a put that is older, and
+        // the process died between, the put would be a key that exists again.
+        for chunk in dropped.chunks(GARBAGE_CHUNK) {
+            self.garbage.push_back((self.compacted, chunk.to_vec()));
         }
         self.pruning == Pruning::Done
     }

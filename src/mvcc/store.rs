@@ -1,6 +1,7 @@
 //! The store: one lock around the state, and what may be done under it.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -18,6 +19,9 @@ const COMPACTED: &[u8] = b"compacted_revision";
 
 /// Keys pruned per hold of the lock.
 const PRUNE_STEP: usize = 1000;
+
+/// Rows removed per checkpoint, roughly, so that its transaction stays small after a large compaction too.
+const REMOVED_MAX: usize = 10_000;
 
 /// etcd's revision model over a checkpoint. Reads from any thread; writes in log order from one.
 pub struct Store {
@@ -65,12 +69,20 @@ pub struct Checkpoint {
     scrubbed: usize,
     current: i64,
     compacted: i64,
+    /// Whether `current` or `compacted` differs from the last checkpoint's.
+    moved: bool,
+    leaves_garbage: bool,
 }
 
 impl Checkpoint {
-    /// Whether there is anything new to write.
+    /// Whether there is nothing new to write.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.removed.is_empty()
+        self.rows.is_empty() && self.removed.is_empty() && !self.moved
+    }
+
+    /// Whether compacted rows are left for the next checkpoint to remove.
+    pub fn leaves_garbage(&self) -> bool {
+        self.leaves_garbage
     }
 
     /// Bytes of rows.
@@ -108,15 +120,18 @@ impl Store {
         let mut state = State::new();
         let mut leased: BTreeMap<Box<[u8]>, i64> = BTreeMap::new();
         let mut reader = backend.reader()?;
-        if let Some(revision) = meta_number(&mut reader, REVISION)? {
-            state.current = revision;
-        }
+        let newest = meta_number(&mut reader, REVISION, 1..=Revision::MAIN_MAX)?;
+        let compacted = meta_number(&mut reader, COMPACTED, -1..=newest.unwrap_or(Revision::MAIN_MAX))?;
+        let mut last = Revision::default();
         reader.scan(Table::Row, b"", |key, row| {
-            let (Some(revision), Some(head)) = (Revision::from_key(key), RowHead::parse(row)) else {
-                return Err(Fault::new(
-                    "the checkpoint holds a row that is none of ours: its format is newer, or it was changed by hand",
-                ));
-            };
+            let (revision, head) = sound_row(key, row)?;
+            if revision <= last || newest.is_some_and(|newest| revision.main > newest) {
+                return Err(Fault::new(format!(
+                    "the checkpoint holds revision {}/{} out of order. {REMEDY}",
+                    revision.main, revision.sub
+                )));
+            }
+            last = revision;
             state.load(revision, &head);
             if head.lease != 0 {
                 leased.insert(head.key.into(), head.lease);
@@ -125,7 +140,9 @@ impl Store {
             }
             Ok(true)
         })?;
-        if let Some(compacted) = meta_number(&mut reader, COMPACTED)? {
+        state.current = newest.unwrap_or(state.current);
+        state.checkpointed = newest.zip(compacted);
+        if let Some(compacted) = compacted {
             state.compacted = compacted;
             // A compaction that a crash interrupted goes on where its rows still are.
             state.pruning = Pruning::From(Box::default());
@@ -194,18 +211,21 @@ impl Store {
     /// Whether compactions up to `revision` have left no row behind.
     pub fn scrubbed(&self, revision: i64) -> bool {
         let state = self.state();
-        let pruned = state.pruning == Pruning::Done || state.compacted < revision;
-        pruned && state.garbage.front().is_none_or(|(at, _)| *at > revision)
+        state.pruning == Pruning::Done && state.garbage.front().is_none_or(|(at, _)| *at > revision)
     }
 
     /// What a checkpoint has to write now. One at a time: the next only after [`Store::checkpointed`].
     pub fn checkpoint(&self) -> Checkpoint {
+        let mut guard = self.state_mut();
+        // A reader chooses rows and pins them in one hold of the lock, so no pin comes between this look and the removals.
         let oldest_pin = self.pins.lock().expect("a pin panicked").keys().next().copied().unwrap_or(i64::MAX);
-        let mut state = self.state_mut();
         let mut removed = Vec::new();
         let mut scrubbed = 0;
-        let state = &mut *state;
+        let state = &mut *guard;
         for (_, revisions) in state.garbage.iter().take_while(|(at, _)| *at <= oldest_pin) {
+            if removed.len() >= REMOVED_MAX {
+                break;
+            }
             scrubbed += 1;
             for revision in revisions {
                 if state.recent.covers(*revision) {
@@ -215,29 +235,56 @@ impl Store {
                 }
             }
         }
+        // Readers need not wait for the rest.
+        let state = RwLockWriteGuard::downgrade(guard);
         Checkpoint {
             rows: state.recent.from(Revision::default()).map(|(revision, row)| (revision, row.clone())).collect(),
             removed,
             scrubbed,
             current: state.current,
             compacted: state.compacted,
+            moved: state.checkpointed != Some((state.current, state.compacted)),
+            leaves_garbage: scrubbed < state.garbage.len(),
         }
     }
 
     /// The checkpoint is durable: what it holds need not be kept in memory.
     pub fn checkpointed(&self, checkpoint: &Checkpoint) {
         let mut state = self.state_mut();
-        state.recent.drop_through(Revision { main: checkpoint.current, sub: u32::MAX });
-        state.garbage.drain(..checkpoint.scrubbed);
+        let written = state.recent.split_through(Revision { main: checkpoint.current, sub: u32::MAX });
+        let left = state.garbage.split_off(checkpoint.scrubbed);
+        let scrubbed = std::mem::replace(&mut state.garbage, left);
+        state.checkpointed = Some((checkpoint.current, checkpoint.compacted));
+        drop(state);
+        // Freeing thousands of rows takes a while, and nobody has to wait for it.
+        drop((written, scrubbed));
     }
 }
 
-fn meta_number(reader: &mut Reader, name: &[u8]) -> Result<Option<i64>, Fault> {
-    match reader.get(Table::Meta, name)? {
-        None => Ok(None),
-        Some(bytes) => match bytes.try_into() {
-            Ok(bytes) => Ok(Some(i64::from_be_bytes(bytes))),
-            Err(_) => Err(Fault::new(format!("the checkpoint's {} is not a number", String::from_utf8_lossy(name)))),
-        },
+const REMEDY: &str =
+    "Put back a copy of the data directory, or in a cluster remove this member, delete its data directory and add it again.";
+
+/// A row of the checkpoint, if it can be one that we wrote.
+pub(super) fn sound_row<'r>(key: &[u8], row: &'r [u8]) -> Result<(Revision, RowHead<'r>), Fault> {
+    let revision = Revision::from_key(key);
+    let head = RowHead::parse(row);
+    match revision.zip(head).filter(|(revision, head)| head.is_sound(revision.main)) {
+        Some(sound) => Ok(sound),
+        None => {
+            let name: String = key.iter().map(|b| format!("{b:02x}")).collect();
+            Err(Fault::new(format!(
+                "the checkpoint's row {name} is none of ours: its format is newer, or it was changed by hand. {REMEDY}"
+            )))
+        }
+    }
+}
+
+fn meta_number(reader: &mut Reader, name: &[u8], legal: RangeInclusive<i64>) -> Result<Option<i64>, Fault> {
+    let Some(bytes) = reader.get(Table::Meta, name)? else { return Ok(None) };
+    match bytes.try_into().map(i64::from_be_bytes) {
+        Ok(number) if legal.contains(&number) => Ok(Some(number)),
+        _ => {
+            Err(Fault::new(format!("the checkpoint's {} is none of ours: {bytes:02x?}. {REMEDY}", String::from_utf8_lossy(name))))
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 
-use super::key_index::KeyIndex;
 use super::key_range::KeyRange;
 use super::read::{Answer, RowSource, head, range_now};
 use super::row::RowHead;
@@ -112,31 +111,42 @@ fn holds_for(compare: &Compare, row: &RowHead<'_>) -> bool {
     }
 }
 
-/// Everything that could refuse the path is asked before its first write: puts first, then ranges, as in etcd.
+/// Everything that could refuse the path is asked before its first write, in the order of its operations.
 pub(super) fn check(state: &State, path: &Path<'_>, lease_exists: LeaseExists<'_>) -> Result<(), Error> {
-    check_each(path, &mut |op| match op {
-        Request::RequestPut(put) => check_put(state, put, lease_exists),
-        _ => Ok(()),
-    })?;
-    check_each(path, &mut |op| match op {
-        Request::RequestRange(range) => check_range(state, range),
-        _ => Ok(()),
-    })
+    check_steps(state, path, lease_exists, &mut Vec::new())
 }
 
-fn check_each(path: &Path<'_>, check: &mut dyn FnMut(&Request) -> Result<(), Error>) -> Result<(), Error> {
-    path.steps.iter().try_for_each(|step| match step {
-        Step::Op(op) => check(op),
-        Step::Nested(nested) => check_each(nested, check),
-    })
-}
-
-fn check_put(state: &State, put: &PutRequest, lease_exists: LeaseExists<'_>) -> Result<(), Error> {
-    if (put.ignore_value || put.ignore_lease) && state.index.get(&put.key[..]).and_then(KeyIndex::live).is_none() {
-        return Err(Error::KeyNotFound);
+fn check_steps<'r>(
+    state: &State,
+    path: &Path<'r>,
+    lease_exists: LeaseExists<'_>,
+    deleted: &mut Vec<KeyRange<'r>>,
+) -> Result<(), Error> {
+    for step in &path.steps {
+        match step {
+            Step::Op(Request::RequestPut(put)) => {
+                check_put(state, put, lease_exists)?;
+                // Found by the check, but gone when its turn comes: etcd dies of it.
+                if (put.ignore_value || put.ignore_lease) && deleted.iter().any(|range| range.contains(&put.key)) {
+                    return Err(Error::KeyNotFound);
+                }
+            }
+            Step::Op(Request::RequestRange(range)) => check_range(state, range)?,
+            Step::Op(Request::RequestDeleteRange(delete)) => deleted.push(KeyRange::new(&delete.key, &delete.range_end)),
+            Step::Op(Request::RequestTxn(_)) => unreachable!("nested transactions have a path of their own"),
+            Step::Nested(nested) => check_steps(state, nested, lease_exists, deleted)?,
+        }
     }
+    Ok(())
+}
+
+/// What could refuse a put: the lease is asked for first, as in etcd.
+pub(super) fn check_put(state: &State, put: &PutRequest, lease_exists: LeaseExists<'_>) -> Result<(), Error> {
     if put.lease != 0 && !lease_exists(put.lease) {
         return Err(Error::LeaseNotFound);
+    }
+    if (put.ignore_value || put.ignore_lease) && state.live(&put.key).is_none() {
+        return Err(Error::KeyNotFound);
     }
     Ok(())
 }

@@ -53,11 +53,8 @@ impl<'s> Batch<'s> {
     /// # Errors
     /// `LeaseNotFound` or `KeyNotFound` to the client; a fault if the checkpoint cannot be read.
     pub fn put(&mut self, request: &PutRequest, lease_exists: LeaseExists<'_>) -> Answer<Written<PutResponse>> {
-        if request.lease != 0 && !lease_exists(request.lease) {
-            return Ok(Err(Error::LeaseNotFound));
-        }
-        if (request.ignore_value || request.ignore_lease) && self.state.live(&request.key).is_none() {
-            return Ok(Err(Error::KeyNotFound));
+        if let Err(error) = txn::check_put(&self.state, request, lease_exists) {
+            return Ok(Err(error));
         }
         self.transaction(|tx| tx.put(request))
     }
