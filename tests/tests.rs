@@ -1,4 +1,5 @@
 //! Everything that is tested from outside, in one binary.
 
-mod support;
+mod side_by_side;
 mod smoke;
+mod support;

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::server::{Security, Server};
-use super::wait::until;
+use super::wait::DEADLINE;
 use super::{Certs, oracle};
 
 /// Which one.
@@ -61,7 +62,11 @@ impl Etcdctl {
 
     fn command(&self, args: &[impl AsRef<str>], out: &Path) -> Command {
         let mut command = Command::new(self.version.binary());
-        command.env_clear().env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.url));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        if self.version == Version::V34 {
+            command.env("ETCDCTL_API", "3");
+        }
+        command.arg(format!("--endpoints={}", self.url));
         if let Some((certs, mutual)) = &self.tls {
             command.arg("--cacert").arg(certs.ca());
             if *mutual {
@@ -126,18 +131,43 @@ impl Running {
         self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until stdout contains `text`.
-    #[track_caller]
-    pub fn wait_for(&self, text: &str) {
-        until(&format!("etcdctl {} to print {text:?}", self.line), || self.so_far().text().contains(text).then_some(()));
+    /// Waits until stdout is `enough`; false: it has not become so within `patience`, or the command has ended before.
+    pub fn wait_for(&mut self, patience: Duration, enough: impl Fn(&str) -> bool) -> bool {
+        let start = Instant::now();
+        loop {
+            let ended = self.child.try_wait().unwrap().is_some();
+            if enough(&self.so_far().text()) {
+                return true;
+            }
+            if ended || start.elapsed() > patience {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
     }
 
-    /// Closes stdin and waits for the end.
+    /// Closes stdin and waits for the end, which has to come.
     #[track_caller]
-    pub fn finish(mut self) -> Output {
+    pub fn finish(self) -> Output {
+        let line = self.line.clone();
+        let (output, ended) = self.finish_within(DEADLINE);
+        assert!(ended, "etcdctl {line} does not end");
+        output
+    }
+
+    /// Closes stdin and waits for the end; false: it had to be killed.
+    pub fn finish_within(mut self, patience: Duration) -> (Output, bool) {
         drop(self.child.stdin.take());
-        let status = until(&format!("etcdctl {} to end", self.line), || self.child.try_wait().unwrap());
-        Output { code: status.code(), ..self.so_far() }
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (Output { code: status.code(), ..self.so_far() }, true);
+            }
+            if start.elapsed() > patience {
+                return (self.kill(), false);
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
     }
 
     /// Kills it and gives what it had printed.

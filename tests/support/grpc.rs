@@ -285,8 +285,7 @@ impl Answer {
     async fn open(&mut self) -> Result<(), Status> {
         if let Answer::Waiting(response) = self {
             let (head, body) = response.await.map_err(Status::transport)?.into_parts();
-            *self =
-                Answer::Open { http_status: head.status.as_u16(), headers: head.headers, body, buffer: BytesMut::new() };
+            *self = Answer::Open { http_status: head.status.as_u16(), headers: head.headers, body, buffer: BytesMut::new() };
         }
         Ok(())
     }

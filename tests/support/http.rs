@@ -64,8 +64,10 @@ fn parse(answer: &[u8]) -> Reply {
     let head = std::str::from_utf8(&answer[..split]).unwrap();
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers: BTreeMap<String, String> =
-        lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_lowercase(), value.trim().to_owned())).collect();
+    let headers: BTreeMap<String, String> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+        .collect();
     let mut body = &answer[split + 4..];
     let mut joined = Vec::new();
     if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {

@@ -7,10 +7,10 @@ use bramble::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, LeaseGrantRequest,
     LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse,
     LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MemberAddRequest,
-    MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberPromoteResponse,
-    MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RequestOp, StatusRequest, StatusResponse, TxnRequest, TxnResponse, WatchCancelRequest,
-    WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, compare, request_op, watch_request,
+    MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest,
+    MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    RequestOp, StatusRequest, StatusResponse, TxnRequest, TxnResponse, WatchCancelRequest, WatchCreateRequest,
+    WatchProgressRequest, WatchRequest, WatchResponse, compare, request_op, watch_request,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -173,13 +173,7 @@ pub fn cmp(key: impl AsRef<[u8]>, result: compare::CompareResult, with: compare:
         Union::Value(_) => Target::Value,
         Union::Lease(_) => Target::Lease,
     };
-    Compare {
-        result: result as i32,
-        target: target as i32,
-        key: bytes(key),
-        target_union: Some(with),
-        ..Default::default()
-    }
+    Compare { result: result as i32, target: target as i32, key: bytes(key), target_union: Some(with), ..Default::default() }
 }
 
 /// A watch of one key.

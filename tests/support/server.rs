@@ -229,7 +229,11 @@ impl Server {
             if self.answers() {
                 return;
             }
-            assert!(start.elapsed() < DEADLINE, "the server is not ready after {DEADLINE:?}; its log ends with\n{}", self.log_tail());
+            assert!(
+                start.elapsed() < DEADLINE,
+                "the server is not ready after {DEADLINE:?}; its log ends with\n{}",
+                self.log_tail()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
