@@ -26,4 +26,3 @@ pub mod raft;
 pub mod rpc;
 pub mod server;
 pub mod wal;
-pub mod rpc;
