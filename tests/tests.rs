@@ -6,3 +6,4 @@ mod script;
 mod side_by_side;
 mod smoke;
 mod support;
+mod tidy;
