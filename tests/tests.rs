@@ -1,6 +1,7 @@
 //! All tests that look at the crate from outside: one target, so that it links once.
 
 mod cli;
+mod lease;
 mod raft;
 mod script;
 mod side_by_side;
