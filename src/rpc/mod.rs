@@ -31,3 +31,6 @@ mod stop;
 pub mod stream;
 pub mod timers;
 pub mod tls;
+
+#[cfg(test)]
+mod tests;
