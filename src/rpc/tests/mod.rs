@@ -4,5 +4,5 @@
 mod calls;
 mod connections;
 mod limits;
-mod rig;
+pub(super) mod rig;
 mod sockets;

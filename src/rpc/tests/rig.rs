@@ -422,9 +422,12 @@ pub fn post(method: &str) -> http::request::Builder {
 impl Client {
     pub async fn over(stream: Stream, executor: &Executor<'static>) -> Client {
         let wire = Wire::new(stream);
-        let (requests, mut connection) =
-            h2::client::Builder::new().max_concurrent_reset_streams(5000)
-            .initial_connection_window_size(1024 * 1024).handshake(wire.clone()).await.unwrap();
+        let (requests, mut connection) = h2::client::Builder::new()
+            .max_concurrent_reset_streams(5000)
+            .initial_connection_window_size(1024 * 1024)
+            .handshake(wire.clone())
+            .await
+            .unwrap();
         let pings = Arc::new(Mutex::new(connection.ping_pong()));
         let ended = Arc::new(Mutex::new(None));
         let told = ended.clone();
