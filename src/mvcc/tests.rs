@@ -479,6 +479,7 @@ impl Run {
             expected.iter().map(|write| write.revision).collect::<Vec<_>>()
         );
         for (event, write) in events.iter().zip(expected) {
+            assert!(event.prev.revision.is_none() || event.revision.main > self.model.compacted, "history before history");
             check_event(self.store(), &self.model, event, write);
         }
     }
@@ -847,4 +848,29 @@ fn hashes_of_dead_keys_equal_those_of_etcd() {
     store.batch().compact(4).unwrap();
     scrub(&store, &file);
     assert_eq!([4, 5].map(hash), [728145079, 1762963974]);
+}
+
+/// `cargo test --release --lib a_million -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn a_million_revisions_are_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Arc::new(Backend::open(&dir.path().join("db"), Options { map_bytes: 4 << 30, no_fsync: true }).unwrap());
+    let store = open(&file);
+    for n in 0..1_000_000_u64 {
+        // Half a million keys in no order, written twice.
+        let key = format!("/registry/pods/default/pod-{:016x}", (n % 500_000).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        store.batch().put(&put(key.as_bytes(), &[b'v'; 200]), &lease_exists).unwrap().unwrap();
+        if n % 50_000 == 49_999 {
+            scrub(&store, &file);
+        }
+    }
+    drop(store);
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        status.lines().find(|line| line.starts_with("RssAnon")).unwrap().to_owned()
+    };
+    let (before, begun) = (resident(), std::time::Instant::now());
+    let store = open(&file);
+    println!("{:?} for {:?}; before {before}, after {}", begun.elapsed(), store.stats(), resident());
 }
