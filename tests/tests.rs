@@ -1,5 +1,6 @@
 //! All tests that look at the crate from outside: one target, so that it links once.
 
+mod api;
 mod cli;
 mod lease;
 mod raft;
