@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::testing::{Change, Dice, FakeHistory};
-use super::{Delivery, Hub, Limits, NewWatch, Refusal, WatchOptions, WatchStream};
+use super::queue::Queue;
+use super::{Delivery, Hub, Limits, NewWatch, Refusal, WatchOptions, WatchStream, WatchedKeys, Watcher};
 use crate::mvcc::{Event, EventKind, History};
 
 fn new_hub() -> (Arc<FakeHistory>, Arc<Hub>) {
@@ -350,7 +351,7 @@ fn a_dropped_stream_takes_its_watches_along() {
 }
 
 #[test]
-fn a_waiting_task_is_woken_by_an_event_and_by_the_fall_of_a_watcher() {
+fn a_waiting_task_is_woken_once_by_events_of_its_watches() {
     let (history, hub) = new_hub();
     let mut stream = hub.open_stream();
     stream.create(&watch("a", 0));
@@ -364,6 +365,20 @@ fn a_waiting_task_is_woken_by_an_event_and_by_the_fall_of_a_watcher() {
     history.commit(&hub, &[put("a")]);
     assert_eq!(woken.times(), 1);
     assert!(matches!(stream.poll_next(&mut Context::from_waker(&waker)), Poll::Ready(Delivery::Events(_))));
+}
+
+#[test]
+fn a_task_that_emptied_its_queue_before_a_watcher_fell_out_is_woken_to_read_history() {
+    let (_, hub) = new_hub();
+    let queue = Queue::new();
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    assert!(queue.poll_pop(&Context::from_waker(&waker), hub.counters()).is_pending());
+    let watcher = Watcher { id: 0, next: 2, options: WatchOptions::default(), place: None, in_page: false };
+    let mut wakers = Vec::new();
+    queue.demote(WatchedKeys::new(b"a", b"").unwrap(), watcher, &mut wakers);
+    wakers.into_iter().for_each(Waker::wake);
+    assert_eq!(woken.times(), 1);
 }
 
 #[derive(Default)]
