@@ -14,6 +14,7 @@ use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::*;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::rpc::timers::SystemTimers;
 use crate::server::Server;
 use crate::wal::NoObserver;
 
@@ -32,9 +33,11 @@ impl Served {
         let data = dir.path().join("data");
         let args = [format!("--data-dir={}", data.display()), "--unsafe-no-fsync".to_owned(), "--max-txn-ops=8".to_owned()];
         let Ok(Command::Serve(config)) = config::read(Program::Bramble, &args, &[]) else { panic!("these flags are sound") };
-        let server = Server::start(&config, Host::real(), Arc::new(NoObserver)).unwrap();
-        let limits = Limits { max_txn_ops: config.max_txn_ops, max_request_bytes: config.max_request_bytes };
-        Served { api: Api::new(server.handle(), limits), server: Some(server), _dir: dir }
+        let host = Host::real();
+        let server = Server::start(&config, host.clone(), Arc::new(NoObserver)).unwrap();
+        let limits = Limits::of(&config);
+        let timers = Arc::new(SystemTimers::new(host.clock.clone()));
+        Served { api: Api::new(server.handle(), limits, timers, &host), server: Some(server), _dir: dir }
     }
 
     /// Asks a unary method.
