@@ -6,6 +6,8 @@ use http::HeaderValue;
 use tempfile::TempDir;
 
 use super::super::grpc::{Peer, PeerAddr};
+use super::super::timers::SystemTimers;
+use super::super::watch::Work;
 use super::*;
 use crate::config::{self, Command, Program};
 use crate::host::Host;
@@ -34,7 +36,16 @@ impl Served {
         let Ok(Command::Serve(config)) = config::read(Program::Bramble, &args, &[]) else { panic!("these flags are sound") };
         let server = Server::start(&config, Host::real(), Arc::new(NoObserver)).unwrap();
         let limits = Limits { max_txn_ops: config.max_txn_ops, max_request_bytes: config.max_request_bytes };
-        Served { api: Api::new(server.handle(), limits), server: Some(server), _dir: dir }
+        let (handle, host) = (server.handle(), Host::real());
+        let watches = WatchServer::new(
+            move |revision| handle.header(revision),
+            Arc::new(SystemTimers::new(host.clock)),
+            host.random,
+            Arc::new(|work: Work| smol::unblock(work).detach()),
+            config.watch_progress_notify_interval,
+            config.max_request_bytes,
+        );
+        Served { api: Api::new(server.handle(), limits, watches), server: Some(server), _dir: dir }
     }
 
     /// Asks a unary method.
