@@ -645,6 +645,22 @@ fn a_crash_between_two_removals_brings_no_deleted_key_back() {
 }
 
 #[test]
+fn a_write_that_only_seemed_to_fail_brings_no_deleted_key_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = backend(&dir);
+    let store = open(&file);
+    write_put(&store, "k", "v");
+    file.write(|writer| store.checkpoint().write(writer)).unwrap();
+    // The store is not told. What the next checkpoint holds must do without the first, and with it.
+    write_delete(&store, "k", "");
+    write_put(&store, "l", "v");
+    store.batch().compact(4).unwrap();
+    scrub(&store, &file);
+    drop(store);
+    assert_eq!(open(&file).stats().keys, 1);
+}
+
+#[test]
 fn a_checkpoint_is_not_empty_while_revisions_have_moved() {
     let dir = tempfile::tempdir().unwrap();
     let file = backend(&dir);
