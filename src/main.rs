@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use bramble::cli;
-use bramble::error::Fault;
 
 fn main() -> ExitCode {
-    cli::run(std::env::args_os(), std::env::vars_os(), |_| Err(Fault::new("this build has no server")))
+    cli::run(std::env::args_os(), std::env::vars_os(), cli::serve)
 }

@@ -3,3 +3,6 @@
 mod cli;
 mod raft;
 mod script;
+mod side_by_side;
+mod smoke;
+mod support;

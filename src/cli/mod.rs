@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 after a clean end, 1 for whatever kept the server from starting or ended it, 2 for a command line that cannot be read.
 
+mod serve;
+
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -9,6 +11,8 @@ use std::process::ExitCode;
 use crate::config::{self, Cause, Command, Config, ETCD_VERSION, Notice, Program, Refusal};
 use crate::error::Fault;
 use crate::logging;
+
+pub use serve::serve;
 
 /// Exit code of a command line that cannot be read.
 const USAGE: u8 = 2;

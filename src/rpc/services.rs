@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::grpc::{BoxFuture, Call, MethodId, Replies, Reply, Requests, Route, Services};
 use super::status::{Code, Status};
+use super::watch::WatchServer;
 use super::{cluster, health, kv, lease, maintenance};
 use crate::error::Error;
 use crate::pb::etcdserverpb::{DefragmentRequest, HashRequest, RangeRequest, ResponseHeader, StatusRequest};
@@ -174,12 +175,32 @@ pub struct Limits {
 pub struct Api {
     pub(super) server: Handle,
     pub(super) limits: Limits,
+    watches: WatchServer,
 }
 
 impl Api {
     /// Offers `server`.
-    pub fn new(server: Handle, limits: Limits) -> Arc<Api> {
-        Arc::new(Api { server, limits })
+    pub fn new(server: Handle, limits: Limits, watches: WatchServer) -> Arc<Api> {
+        Arc::new(Api { server, limits, watches })
+    }
+
+    /// Serves a stream of watches. One that asked for a leader ends when there has been none for three election timeouts.
+    async fn watch(&self, call: &Call, requests: Requests, replies: Replies) -> Result<(), Status> {
+        let wants_leader = call.metadata.get("hasleader").is_some_and(|value| value == "true");
+        let leader_lost = async {
+            if !wants_leader {
+                futures_lite::future::pending::<()>().await;
+            }
+            self.server.leader_lost().await;
+            Status::from(Error::NoLeader)
+        };
+        match self.watches.serve(self.server.open_watch_stream(), requests, replies, leader_lost).await {
+            Ok(status) => Err(status),
+            Err(fault) => {
+                self.server.fail(fault);
+                Err(Error::Stopped.into())
+            }
+        }
     }
 
     /// A header with the current revision.
@@ -256,8 +277,7 @@ impl Api {
             }
             Method::LeaseKeepAlive => lease::keep_alive(self, &mut requests, &mut replies).await,
             Method::HealthWatch => health::watch(&decode_streamed(requests.only().await?)?, &mut replies).await,
-            // The driver of the watch hub goes here.
-            Method::Watch => Err(Status::new(Code::Unimplemented, "unknown method Watch for service etcdserverpb.Watch")),
+            Method::Watch => self.watch(call, requests, replies).await,
             _ => unreachable!("{method:?} is unary"),
         }
     }
@@ -296,7 +316,14 @@ impl Services for Api {
         requests: Requests,
         replies: Replies,
     ) -> BoxFuture<Result<(), Status>> {
-        Box::pin(async move { self.converse(Method::of(method), &call, requests, replies).await })
+        Box::pin(async move {
+            // Streams have no end of their own; without this a stop would wait for clients that only listen.
+            let stopping = async {
+                self.server.stopping().await;
+                Err(Error::Stopped.into())
+            };
+            futures_lite::future::or(self.converse(Method::of(method), &call, requests, replies), stopping).await
+        })
     }
 }
 

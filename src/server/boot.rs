@@ -6,6 +6,7 @@
 //! <data-dir>/member/wal/      the WAL (or --wal-dir)
 //! ```
 
+use std::convert::Infallible;
 use std::fs;
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -48,6 +49,8 @@ pub struct Server {
     handle: Handle,
     shared: Arc<Shared>,
     thread: JoinHandle<Result<(), Fault>>,
+    ended: smol::channel::Receiver<Infallible>,
+    stopping: smol::channel::Sender<Infallible>,
     _lock: fs::File,
 }
 
@@ -77,6 +80,7 @@ impl Server {
         }
         let store = Arc::new(store);
         let size = store.size()?;
+        let (stopping, is_stopping) = smol::channel::bounded(1);
         let shared = Arc::new(Shared {
             identity: log.identity,
             host: host.clone(),
@@ -99,6 +103,7 @@ impl Server {
             recent_bytes: AtomicU64::new(0),
             checkpoint_full: AtomicBool::new(false),
             request_ids: AtomicU64::new(host.random.next_u64() | 1 << 63),
+            stopping: is_stopping,
         });
         let core = Core::new(
             raft_config(config, &log, &host),
@@ -128,9 +133,13 @@ impl Server {
             }),
             shared: shared.clone(),
         };
+        let (end, ended) = smol::channel::bounded(1);
         let thread = thread::Builder::new()
             .name("loop".into())
-            .spawn(move || Loop::new(parts).run())
+            .spawn(move || {
+                let _end: smol::channel::Sender<Infallible> = end;
+                Loop::new(parts).run()
+            })
             .map_err(|e| Fault::new(format!("cannot start the loop's thread: {e}")))?;
         if is_ready.recv().is_err() {
             // The loop has ended before it led.
@@ -142,12 +151,26 @@ impl Server {
         if let Err(error) = smol::block_on(handle.publish(&config.name, &config.advertise_client_urls)) {
             log::warn!("could not publish this member's name and client URLs: {error:?}");
         }
-        Ok(Server { handle, shared, thread, _lock: lock })
+        Ok(Server { handle, shared, thread, ended, stopping, _lock: lock })
     }
 
     /// What clients are served with.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Resolves when the loop has ended, asked for or not.
+    pub fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let ended = self.ended.clone();
+        async move {
+            // Nothing is ever sent: the channel's end is the message.
+            let _ = ended.recv().await;
+        }
+    }
+
+    /// Ends the streams that clients hold open; everything else goes on.
+    pub fn begin_stop(&self) {
+        self.stopping.close();
     }
 
     /// Asks the loop to end, without waiting. Requests under way are told that the server has stopped.

@@ -332,6 +332,18 @@ impl Handle {
         self.shared.leader()
     }
 
+    /// Resolves when this member has been without a leader for three election timeouts. A member that is its cluster's only voter
+    /// has one from the first request on to the end.
+    pub async fn leader_lost(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    /// Resolves when the server begins to stop.
+    pub async fn stopping(&self) {
+        // Nothing is ever sent: the channel's end is the message.
+        let _ = self.shared.stopping.recv().await;
+    }
+
     /// Opens a stream of watches.
     pub fn open_watch_stream(&self) -> WatchStream {
         self.shared.hub.open_stream()

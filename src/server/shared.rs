@@ -1,5 +1,6 @@
 //! What the loop and its clients share.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     /// The last checkpoint found no room.
     pub checkpoint_full: AtomicBool,
     pub request_ids: AtomicU64,
+    /// Closed when the server begins to stop.
+    pub stopping: smol::channel::Receiver<Infallible>,
 }
 
 impl Shared {

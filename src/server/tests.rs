@@ -9,7 +9,8 @@ use crate::config::{Command, Config, Program, read};
 use crate::error::Error;
 use crate::host::Host;
 use crate::pb::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, alarm_request::AlarmAction,
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
+    alarm_request::AlarmAction,
 };
 use crate::wal::NoObserver;
 
@@ -127,7 +128,8 @@ fn a_full_quota_is_left_by_deleting_compacting_defragmenting_and_disarming() {
     block_on(handle.compact(CompactionRequest { revision: handle.revision(), physical: true })).unwrap();
     block_on(handle.defragment()).unwrap();
     let alarm = handle.alarms()[0];
-    let disarm = AlarmRequest { action: AlarmAction::Deactivate as i32, member_id: alarm.member_id, alarm: AlarmType::Nospace as i32 };
+    let disarm =
+        AlarmRequest { action: AlarmAction::Deactivate as i32, member_id: alarm.member_id, alarm: AlarmType::Nospace as i32 };
     block_on(handle.alarm(disarm)).unwrap();
     assert!(put(&handle, "small", "x").is_ok());
     assert!(handle.status().unwrap().db_bytes < 200_000, "{:?}", handle.status());

@@ -166,7 +166,11 @@ fn no_key_is_written_twice_in_a_branch() {
 
 #[test]
 fn only_ranges_make_a_transaction_read_only() {
-    let reads = |serializable| TxnRequest { success: vec![range_op(true)], failure: vec![range_op(serializable)], ..TxnRequest::default() };
+    let reads = |serializable| TxnRequest {
+        success: vec![range_op(true)],
+        failure: vec![range_op(serializable)],
+        ..TxnRequest::default()
+    };
     assert!(is_read_only(&reads(false)) && !is_serializable(&reads(false)));
     assert!(is_read_only(&reads(true)) && is_serializable(&reads(true)));
     assert!(is_read_only(&TxnRequest::default()) && is_serializable(&TxnRequest::default()));

@@ -127,10 +127,8 @@ fn metadata_is_checked() {
 #[test]
 fn a_message_that_cannot_be_decoded_is_refused_before_its_metadata() {
     let served = Served::new();
-    let bad_version = HeaderMap::from_iter([(
-        http::HeaderName::from_static("client-api-version"),
-        HeaderValue::from_bytes(b"\xff").unwrap(),
-    )]);
+    let bad_version =
+        HeaderMap::from_iter([(http::HeaderName::from_static("client-api-version"), HeaderValue::from_bytes(b"\xff").unwrap())]);
     let cut = Bytes::from_static(b"\x0a\x05a");
     let (code, text) = refused(served.ask_with::<RangeResponse>("KV/Range", cut, bad_version.clone()));
     assert_eq!(code, Code::Internal);
@@ -191,10 +189,8 @@ fn headers_are_whole_on_replies_and_revisions_alone_inside_transactions() {
         Request::RequestDeleteRange(DeleteRangeRequest { key: "a".into(), ..DeleteRangeRequest::default() }),
         Request::RequestTxn(inner),
     ];
-    let request = TxnRequest {
-        success: success.map(|request| RequestOp { request: Some(request) }).into(),
-        ..TxnRequest::default()
-    };
+    let request =
+        TxnRequest { success: success.map(|request| RequestOp { request: Some(request) }).into(), ..TxnRequest::default() };
     let response: TxnResponse = served.ask("KV/Txn", &request).unwrap();
     assert_eq!(response.header, Some(ResponseHeader { revision: 3, ..header }));
     let alone = |revision| Some(ResponseHeader { revision, ..ResponseHeader::default() });
@@ -252,8 +248,7 @@ fn compaction_answers_with_the_current_revision() {
     let served = Served::new();
     served.put("a", "1");
     served.put("a", "2");
-    let compacted: CompactionResponse =
-        served.ask("KV/Compact", &CompactionRequest { revision: 2, physical: true }).unwrap();
+    let compacted: CompactionResponse = served.ask("KV/Compact", &CompactionRequest { revision: 2, physical: true }).unwrap();
     assert_eq!(compacted.header.unwrap().revision, 3);
     let again = served.ask::<CompactionResponse>("KV/Compact", &CompactionRequest { revision: 2, physical: false });
     assert_eq!(refused(again), (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted".to_owned()));
@@ -347,10 +342,12 @@ fn status_tells_versions_sizes_and_the_leader() {
 fn alarms_are_raised_listed_and_cleared() {
     let served = Served::new();
     let alarm = |action, alarm| AlarmRequest { action, member_id: 77, alarm };
-    let ask = |request: AlarmRequest| served.ask::<AlarmResponse>("Maintenance/Alarm", &request).map(|reply| {
-        assert_eq!(reply.header.unwrap().revision, 1);
-        reply.alarms
-    });
+    let ask = |request: AlarmRequest| {
+        served.ask::<AlarmResponse>("Maintenance/Alarm", &request).map(|reply| {
+            assert_eq!(reply.header.unwrap().revision, 1);
+            reply.alarms
+        })
+    };
     let raised = vec![AlarmMember { member_id: 77, alarm: AlarmType::Nospace.into() }];
     assert_eq!(ask(alarm(1, 1)), Ok(raised.clone()));
     assert_eq!(ask(alarm(0, 0)), Ok(raised.clone()));

@@ -1,0 +1,148 @@
+//! Runs a server: the store first, then the sockets, until a signal or a fault ends it.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use async_signal::{Signal, Signals};
+use futures_lite::{StreamExt, future};
+use smol::Executor;
+
+use crate::config::{self, Config, ListenAddr, ListenUrl, Tls};
+use crate::error::Fault;
+use crate::host::Host;
+use crate::rpc::front::{Front, Offer, Settings};
+use crate::rpc::listen::Listener;
+use crate::rpc::services::{Api, Limits};
+use crate::rpc::timers::{SystemTimers, Timers};
+use crate::rpc::tls::with_auto_certificate;
+use crate::rpc::watch::WatchServer;
+use crate::server::{Handle, Server};
+use crate::wal::NoObserver;
+
+/// Time for calls that run when the server is asked to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+/// More threads than this have nothing to do beside the loop and the disks of a small board.
+const MAX_EXECUTORS: usize = 4;
+
+/// Serves until SIGTERM or SIGINT, and then ends by that signal, or by returning 0 as a container's first process.
+///
+/// # Errors
+/// The fault that kept the server from starting, or ended it.
+pub fn serve(config: Config) -> Result<(), Fault> {
+    let host = Host::real();
+    // Signals that come from here on are kept until they are looked for.
+    let mut signals =
+        Signals::new([Signal::Term, Signal::Int]).map_err(|e| Fault::new(format!("cannot wait for signals: {e}")))?;
+    if !config.data_dir.join("member").exists() {
+        config.verify_bootstrap(config::resolve)?;
+    }
+    // Sockets first: an address in use is a matter of a moment, and the store's start may take longer.
+    let sockets = Sockets::bind(&config)?;
+    let server = Server::start(&config, host.clone(), Arc::new(NoObserver))?;
+    let executor = start_executor()?;
+    let timers: Arc<dyn Timers> = Arc::new(SystemTimers::new(host.clock.clone()));
+    let front = Front::new(Settings::of(&config), executor.clone(), timers.clone());
+    let api = offer_api(&config, server.handle(), timers, &host);
+    for (listener, kind) in sockets.0 {
+        let services = matches!(kind, Kind::Both | Kind::GrpcOnly).then(|| api.clone() as _);
+        executor.spawn(front.clone().accept(listener, Offer { services, endpoints: None })).detach();
+    }
+    log::info!("ready to serve client requests");
+    let asked = async {
+        let signal = signals.next().await?.ok()?;
+        log::info!("received {signal:?}: shutting down");
+        Some(signal)
+    };
+    let signal = future::block_on(future::or(asked, async {
+        server.ended().await;
+        None
+    }));
+    server.begin_stop();
+    future::block_on(front.shutdown(DRAIN));
+    server.stop();
+    server.wait()?;
+    log::info!("stopped");
+    if let Some(signal) = signal
+        && std::process::id() != 1
+    {
+        log::logger().flush();
+        // Whoever waits for us sees that we did as we were told. If the signal does not end us, the exit code will do.
+        let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
+    }
+    Ok(())
+}
+
+/// What a socket serves.
+#[derive(Clone, Copy)]
+enum Kind {
+    Both,
+    GrpcOnly,
+    HttpOnly,
+    Metrics,
+}
+
+struct Sockets(Vec<(Listener, Kind)>);
+
+impl Sockets {
+    fn bind(config: &Config) -> Result<Sockets, Fault> {
+        let tls = client_tls(config)?;
+        let mut sockets = Vec::new();
+        let client = if config.listen_client_http_urls.is_empty() { Kind::Both } else { Kind::GrpcOnly };
+        let groups = [
+            (&config.listen_client_urls, client),
+            (&config.listen_client_http_urls, Kind::HttpOnly),
+            (&config.listen_metrics_urls, Kind::Metrics),
+        ];
+        for (urls, kind) in groups {
+            for url in urls {
+                sockets.push((Listener::bind(url, &tls, config.socket_reuse_port)?, kind));
+                log::info!("listening on {}", url.url);
+            }
+        }
+        Ok(Sockets(sockets))
+    }
+}
+
+fn client_tls(config: &Config) -> Result<Tls, Fault> {
+    let hosts: Vec<String> = config.listen_client_urls.iter().map(host_of).collect();
+    with_auto_certificate(&config.client_tls, &config.data_dir.join("fixtures").join("client"), &hosts)
+}
+
+fn host_of(url: &ListenUrl) -> String {
+    match &url.addr {
+        ListenAddr::Tcp(addr) => addr.ip().to_string(),
+        ListenAddr::Unix(_) => "localhost".to_owned(),
+    }
+}
+
+/// The threads that sockets are served on.
+fn start_executor() -> Result<Arc<Executor<'static>>, Fault> {
+    let executor = Arc::new(Executor::new());
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_EXECUTORS);
+    for n in 0..threads {
+        let executor = executor.clone();
+        let run = move || future::block_on(executor.run(future::pending::<()>()));
+        let spawned = thread::Builder::new().name(format!("rpc-{n}")).spawn(run);
+        spawned.map_err(|e| Fault::new(format!("cannot start an executor thread: {e}")))?;
+    }
+    Ok(executor)
+}
+
+fn offer_api(config: &Config, server: Handle, timers: Arc<dyn Timers>, host: &Host) -> Arc<Api> {
+    let header = {
+        let server = server.clone();
+        move |revision| server.header(revision)
+    };
+    let offload = Arc::new(|work: Box<dyn FnOnce() + Send>| smol::unblock(work).detach());
+    let watches = WatchServer::new(
+        header,
+        timers,
+        host.random.clone(),
+        offload,
+        config.watch_progress_notify_interval,
+        config.max_request_bytes,
+    );
+    Api::new(server, Limits { max_txn_ops: config.max_txn_ops, max_request_bytes: config.max_request_bytes }, watches)
+}
