@@ -38,11 +38,7 @@ pub fn families(text: &mut Text) {
     }
     if let Some((received, sent)) = fs::read_to_string("/proc/self/net/netstat").ok().as_deref().and_then(network) {
         let scope = "by all processes of its network namespace";
-        text.counters(
-            "process_network_receive_bytes_total",
-            &format!("Bytes received {scope}."),
-            [(&[][..], received as f64)],
-        );
+        text.counters("process_network_receive_bytes_total", &format!("Bytes received {scope}."), [(&[][..], received as f64)]);
         text.counters("process_network_transmit_bytes_total", &format!("Bytes sent {scope}."), [(&[][..], sent as f64)]);
     }
 }
