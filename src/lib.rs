@@ -19,6 +19,7 @@ pub mod error;
 pub mod host;
 pub mod lease;
 pub mod logging;
+pub mod metrics;
 pub mod mvcc;
 #[allow(missing_docs)]
 pub mod pb;

@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Instant;
 
 use heed::types::Bytes as Raw;
 use heed::{
@@ -15,6 +16,7 @@ use self_cell::self_cell;
 
 use super::table::{CRC_BYTES, Table, seal, tree_key, unseal};
 use crate::error::Fault;
+use crate::metrics;
 
 const REMEDY: &str =
     "Put back a copy of the data directory, or in a cluster remove this member, delete its data directory and add it again.";
@@ -95,7 +97,7 @@ impl Backend {
     pub fn reader(&self) -> Result<Reader, Fault> {
         let generation = self.generation();
         let txn = generation.borrow_owner().clone().static_read_txn().map_err(|e| self.fault("read", &e))?;
-        Ok(Reader { txn, generation, path: self.path.clone(), key: Vec::new() })
+        Ok(Reader { txn, generation, path: self.path.clone(), key: Vec::new(), _open: metrics::READ_TRANSACTIONS.hold() })
     }
 
     /// Runs `fill` on a new batch and commits it durably.
@@ -108,7 +110,10 @@ impl Backend {
         let txn = generation.borrow_owner().write_txn().map_err(|e| self.write_error("begin to write", e))?;
         let mut writer = Writer { txn, tree: generation.borrow_dependent(), backend: self, key: Vec::new(), value: Vec::new() };
         fill(&mut writer)?;
-        writer.txn.commit().map_err(|e| self.write_error("write", e))
+        let begun = Instant::now();
+        writer.txn.commit().map_err(|e| self.write_error("write", e))?;
+        metrics::BACKEND_COMMIT.observe(begun.elapsed());
+        Ok(())
     }
 
     /// Sizes of the file now.
@@ -131,6 +136,8 @@ impl Backend {
     /// `Full` if there is no room for the copy: the old file stays in use.
     pub fn defragment(&self) -> Result<(), WriteError> {
         let _no_batches = self.writer.lock().expect("a writer panicked");
+        let _inflight = metrics::DEFRAGS_INFLIGHT.hold();
+        let begun = Instant::now();
         let copy = self.path.with_extension("compact");
         remove_if_there(&copy).map_err(|e| self.write_error("clear the way beside", e.into()))?;
         let generation = self.generation();
@@ -138,7 +145,9 @@ impl Backend {
             generation.borrow_owner().copy_to_path(&copy, CompactionOption::Enabled).map_err(|e| self.write_error("copy", e))?;
         drop(generation);
         file.sync_all().map_err(|e| self.write_error("sync the copy of", e.into()))?;
-        self.swap_in(&copy).map_err(WriteError::Fault)
+        self.swap_in(&copy).map_err(WriteError::Fault)?;
+        metrics::DEFRAG.observe(begun.elapsed());
+        Ok(())
     }
 
     fn swap_in(&self, copy: &Path) -> Result<(), Fault> {
@@ -314,6 +323,7 @@ pub struct Reader {
     generation: Arc<Generation>,
     path: PathBuf,
     key: Vec<u8>,
+    _open: metrics::Held,
 }
 
 impl Reader {

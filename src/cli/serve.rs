@@ -12,13 +12,15 @@ use smol::Executor;
 use crate::config::{self, Config, ListenAddr, ListenUrl, Tls};
 use crate::error::Fault;
 use crate::host::Host;
+use crate::rpc::endpoints::Served;
 use crate::rpc::front::{Front, Offer, Settings};
+use crate::rpc::http::Endpoints;
 use crate::rpc::listen::Listener;
 use crate::rpc::services::{Api, Limits};
 use crate::rpc::timers::{SystemTimers, Timers};
 use crate::rpc::tls::with_auto_certificate;
 use crate::server::Server;
-use crate::wal::NoObserver;
+use crate::wal::Metered;
 
 /// Time for calls that run when the server is asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -39,14 +41,21 @@ pub fn serve(config: Config) -> Result<(), Fault> {
     }
     // Sockets first: an address in use is a matter of a moment, and the store's start may take longer.
     let sockets = Sockets::bind(&config)?;
-    let server = Server::start(&config, host.clone(), Arc::new(NoObserver))?;
+    let server = Server::start(&config, host.clone(), Arc::new(Metered))?;
     let executor = start_executor()?;
     let timers: Arc<dyn Timers> = Arc::new(SystemTimers::new(host.clock.clone()));
     let front = Front::new(Settings::of(&config), executor.clone(), timers.clone());
+    let clients = Served::clients(&config, server.handle(), timers.clone());
+    let metrics = Served::metrics(&config, server.handle(), timers.clone());
     let api = Api::new(server.handle(), Limits::of(&config), timers, &host);
     for (listener, kind) in sockets.0 {
         let services = matches!(kind, Kind::Both | Kind::GrpcOnly).then(|| api.clone() as _);
-        executor.spawn(front.clone().accept(listener, Offer { services, endpoints: None })).detach();
+        let endpoints: Option<Arc<dyn Endpoints>> = match kind {
+            Kind::Both | Kind::HttpOnly => Some(clients.clone()),
+            Kind::Metrics => Some(metrics.clone()),
+            Kind::GrpcOnly => None,
+        };
+        executor.spawn(front.clone().accept(listener, Offer { services, endpoints })).detach();
     }
     log::info!("ready to serve client requests");
     let asked = async {

@@ -282,6 +282,14 @@ pub struct Config {
     pub notices: Vec<Notice>,
 }
 
+impl Config {
+    /// How long a request may take before its client is told that its outcome is unknown: five seconds and two elections, as
+    /// in etcd.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + self.election_timeout * 2
+    }
+}
+
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenUrl {

@@ -12,6 +12,7 @@ use super::state::State;
 use super::store::{Pin, Store};
 use crate::backend::{Backend, Reader, Table};
 use crate::error::{Error, Fault};
+use crate::metrics;
 use crate::pb::etcdserverpb::RangeRequest;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 
@@ -179,6 +180,7 @@ impl Store {
     /// # Errors
     /// `Compacted`, `FutureRevision` or `InvalidSortOption` to the client; a fault if the checkpoint cannot be read.
     pub fn range(&self, request: &RangeRequest) -> Answer<RangeAnswer> {
+        metrics::MVCC_RANGES.inc();
         let state = self.state();
         let mut reader = None;
         let at = match state.readable(request.revision, state.current) {

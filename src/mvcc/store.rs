@@ -12,6 +12,7 @@ use super::state::{Pruning, State};
 use super::write::Batch;
 use crate::backend::{Backend, Reader, Size, Table, WriteError, Writer};
 use crate::error::Fault;
+use crate::metrics;
 
 /// Names of the store's own rows in [`Table::Meta`].
 const REVISION: &[u8] = b"revision";
@@ -256,6 +257,7 @@ impl Store {
         state.checkpointed = Some((checkpoint.current, checkpoint.compacted));
         drop(state);
         // Freeing thousands of rows takes a while, and nobody has to wait for it.
+        metrics::COMPACTED_KEYS.add(scrubbed.iter().map(|(_, revisions)| revisions.len() as u64).sum());
         drop((written, scrubbed));
     }
 }

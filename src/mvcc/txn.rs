@@ -9,6 +9,7 @@ use super::state::State;
 use super::store::Store;
 use super::write::{LeaseExists, Transaction, key_value};
 use crate::error::{Error, Fault};
+use crate::metrics;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::request_op::Request;
@@ -201,6 +202,10 @@ impl Store {
             return Ok(Err(error));
         }
         let revision = state.current;
+        metrics::MVCC_RANGES.add(path.steps.len() as u64);
+        if path.steps.len() > 1 {
+            metrics::MVCC_TXNS.inc();
+        }
         let mut responses = Vec::with_capacity(path.steps.len());
         for step in &path.steps {
             let Step::Op(Request::RequestRange(range)) = step else {

@@ -13,6 +13,7 @@ use super::state::{Change, Pruning, State};
 use super::{Revision, txn};
 use crate::backend::{Backend, Reader};
 use crate::error::Error;
+use crate::metrics;
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, TxnRequest,
     TxnResponse,
@@ -76,6 +77,10 @@ impl<'s> Batch<'s> {
                 let sub = u32::try_from(changes.len()).expect("fewer writes than keys fit in memory");
                 changes.push(self.state.delete(Revision { main: revision, sub }, key));
             }
+        }
+        metrics::MVCC_DELETES.add(keys.len() as u64);
+        if keys.len() > 1 {
+            metrics::MVCC_TXNS.inc();
         }
         if !changes.is_empty() {
             self.state.current = revision;
@@ -142,8 +147,11 @@ impl<'s> Batch<'s> {
     fn transaction<R>(&mut self, run: impl FnOnce(&mut Transaction<'_>) -> Answer<R>) -> Answer<Written<R>> {
         let source = RowSource { backend: self.backend, reader: &mut self.reader };
         let begin = self.state.current;
-        let mut transaction = Transaction { state: &mut self.state, source, begin, changes: Vec::new() };
+        let mut transaction = Transaction { state: &mut self.state, source, begin, changes: Vec::new(), ops: 0 };
         let response = run(&mut transaction)?;
+        if transaction.ops > 1 {
+            metrics::MVCC_TXNS.inc();
+        }
         let changes = transaction.changes;
         match response {
             Ok(response) => {
@@ -166,6 +174,8 @@ pub(super) struct Transaction<'t> {
     source: RowSource<'t>,
     begin: i64,
     changes: Vec<Change>,
+    /// Puts, deletions and ranges so far.
+    ops: usize,
 }
 
 impl Transaction<'_> {
@@ -195,6 +205,9 @@ impl Transaction<'_> {
         }
         let value = if request.ignore_value { old_head.map_or(&[][..], |old| old.value) } else { &request.value };
         let lease = if request.ignore_lease { old_head.map_or(0, |old| old.lease) } else { request.lease };
+        self.ops += 1;
+        metrics::MVCC_PUTS.inc();
+        metrics::MVCC_PUT_BYTES.add((request.key.len() + value.len()) as u64);
         let change = self.state.put(self.next(), &request.key, value, lease);
         self.changes.push(change);
         let prev_kv = old.filter(|_| request.prev_kv).map(key_value);
@@ -202,6 +215,8 @@ impl Transaction<'_> {
     }
 
     pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> Answer<DeleteRangeResponse> {
+        self.ops += 1;
+        metrics::MVCC_DELETES.inc();
         let range = KeyRange::new(&request.key, &request.range_end);
         let doomed: Vec<(Box<[u8]>, Revision)> =
             self.state.keys(&range).filter_map(|(key, index)| Some((key.into(), index.live()?.revision))).collect();
@@ -220,6 +235,8 @@ impl Transaction<'_> {
     }
 
     pub fn range(&mut self, request: &RangeRequest) -> Answer<RangeResponse> {
+        self.ops += 1;
+        metrics::MVCC_RANGES.inc();
         let revision = self.revision();
         let at = match self.state.readable(request.revision, revision) {
             Ok(at) => at,

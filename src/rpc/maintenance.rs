@@ -1,11 +1,14 @@
 //! `etcdserverpb.Maintenance`.
 
+use std::time::Instant;
+
 use super::encode;
 use super::grpc::Reply;
 use super::services::Api;
 use super::status::{Code, Status};
 use crate::config::ETCD_VERSION;
 use crate::error::Error;
+use crate::metrics;
 use crate::mvcc::HashKv;
 use crate::pb::etcdserverpb::alarm_request::AlarmAction;
 use crate::pb::etcdserverpb::downgrade_request::DowngradeAction;
@@ -15,7 +18,7 @@ use crate::pb::etcdserverpb::{
 };
 
 /// The version of what is stored, in etcd's sense: which fields a member must understand.
-const STORAGE_VERSION: &str = "3.7.0";
+pub(super) const STORAGE_VERSION: &str = "3.7.0";
 
 /// `Status`. Works without a leader.
 pub fn status(api: &Api) -> Result<Reply, Status> {
@@ -62,13 +65,13 @@ pub async fn defragment(api: &Api) -> Result<Reply, Status> {
 
 /// `Hash`: of the whole store. Members differ in what of it they have compacted away; only the same member's answers compare.
 pub async fn hash(api: &Api) -> Result<Reply, Status> {
-    let hashed = hash_history(api, 0).await?;
+    let hashed = hash_history(api, 0, &metrics::HASH).await?;
     Ok(encode::message(&HashResponse { header: Some(api.server.header(hashed.current)), hash: hashed.hash }))
 }
 
 /// `HashKV`: of history up to a revision. Equal on all members that have compacted to the same revision.
 pub async fn hash_kv(api: &Api, request: HashKvRequest) -> Result<Reply, Status> {
-    let hashed = hash_history(api, request.revision).await?;
+    let hashed = hash_history(api, request.revision, &metrics::HASH_REV).await?;
     Ok(encode::message(&HashKvResponse {
         header: Some(api.server.header(hashed.current)),
         hash: hashed.hash,
@@ -78,9 +81,15 @@ pub async fn hash_kv(api: &Api, request: HashKvRequest) -> Result<Reply, Status>
 }
 
 /// Reads all of the store: off the executor.
-async fn hash_history(api: &Api, revision: i64) -> Result<HashKv, Error> {
+async fn hash_history(api: &Api, revision: i64, took: &'static metrics::Histogram) -> Result<HashKv, Error> {
     let server = api.server.clone();
-    smol::unblock(move || server.hash_kv(revision)).await
+    smol::unblock(move || {
+        let begun = Instant::now();
+        let hashed = server.hash_kv(revision)?;
+        took.observe(begun.elapsed());
+        Ok(hashed)
+    })
+    .await
 }
 
 /// `MoveLeader`. Its reply has no header, as in etcd.

@@ -7,6 +7,7 @@
 //! call.rs       one gRPC call on one stream     frame.rs    gRPC's length-prefixed messages, gzip
 //! metadata.rs   timeouts, percent and base64    status.rs   every [`crate::error::Error`] as code and text
 //! grpc.rs       what the services implement     http.rs     what the HTTP endpoints implement
+//! services.rs   etcd's gRPC services            endpoints/  /health, /metrics, /version
 //! ```
 //!
 //! In: connections, as any `AsyncRead + AsyncWrite`. Out: [`grpc::Services`] and [`http::Endpoints`] are asked, and their answers sent.
@@ -15,9 +16,11 @@
 
 mod allowance;
 mod call;
+mod calls;
 mod check;
 mod cluster;
 mod encode;
+pub mod endpoints;
 mod frame;
 pub mod front;
 pub mod grpc;

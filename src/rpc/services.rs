@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message;
 
+use super::calls::{self, Shape};
 use super::grpc::{BoxFuture, Call, MethodId, Replies, Reply, Requests, Route, Services};
 use super::status::{Code, Status};
 use super::timers::Timers;
@@ -248,12 +249,12 @@ impl Api {
     /// Decodes a unary call's message, then checks its metadata.
     fn open<M: Message + Default>(&self, call: &Call, message: Bytes) -> Result<M, Status> {
         let request = M::decode(message).map_err(Status::undecodable)?;
-        self.check_metadata(call)?;
+        self.check_metadata(call, Shape::Unary)?;
         Ok(request)
     }
 
-    fn check_metadata(&self, call: &Call) -> Result<(), Error> {
-        check_metadata(&call.metadata, self.server.leader())
+    fn check_metadata(&self, call: &Call, shape: Shape) -> Result<(), Error> {
+        check_metadata(&call.metadata, shape, self.server.leader())
     }
 
     async fn answer(&self, method: Method, call: &Call, message: Bytes) -> Result<Reply, Status> {
@@ -293,7 +294,7 @@ impl Api {
     }
 
     async fn converse(&self, method: Method, call: &Call, mut requests: Requests, mut replies: Replies) -> Result<(), Status> {
-        self.check_metadata(call)?;
+        self.check_metadata(call, Shape::Stream)?;
         match method {
             Method::RangeStream => {
                 let request: RangeRequest = decode_streamed(requests.only().await?)?;
@@ -308,10 +309,9 @@ impl Api {
 }
 
 /// What every call may be refused for: an unreadable version of the client, or a wish for a leader that is not there.
-fn check_metadata(metadata: &HeaderMap, leader: Option<MemberId>) -> Result<(), Error> {
-    if metadata.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
-        return Err(Error::InvalidClientApiVersion);
-    }
+fn check_metadata(metadata: &HeaderMap, shape: Shape, leader: Option<MemberId>) -> Result<(), Error> {
+    let version = metadata.get("client-api-version").map_or(Ok("unknown"), |version| std::str::from_utf8(version.as_bytes()));
+    calls::asked(shape, version.map_err(|_| Error::InvalidClientApiVersion)?);
     if leader.is_none() && metadata.get("hasleader").is_some_and(|value| value == "true") {
         return Err(Error::NoLeader);
     }
@@ -348,6 +348,22 @@ impl Services for Api {
             };
             futures_lite::future::or(self.converse(Method::of(method), &call, requests, replies), stopping).await
         })
+    }
+
+    fn started(&self, method: MethodId) {
+        calls::started(Method::of(method));
+    }
+
+    fn received(&self, method: MethodId, bytes: usize) {
+        calls::received(Method::of(method), bytes);
+    }
+
+    fn sent(&self, method: MethodId, bytes: u64) {
+        calls::sent(Method::of(method), bytes);
+    }
+
+    fn handled(&self, method: MethodId, code: Code, took: Duration) {
+        calls::handled(Method::of(method), code, took);
     }
 }
 

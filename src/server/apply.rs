@@ -14,6 +14,7 @@ use super::membership;
 use super::shared::Shared;
 use crate::error::{Error, Fault};
 use crate::lease::{LeaseId, Lessor};
+use crate::metrics;
 use crate::mvcc::{Answer, Batch, Change, Event, Written};
 use crate::pb::etcdserverpb::{AlarmType, LeaseGrantRequest};
 use crate::raft::ConfState;
@@ -88,13 +89,19 @@ impl Run<'_> {
             }
             Command::Compaction(request) => Ok(self.batch.compact(request.revision).map(|()| {
                 self.prune = true;
+                metrics::COMPACTION_LAST.set(self.applier.shared.host.clock.unix_time().as_secs());
                 self.done()
             })),
             Command::LeaseGrant(LeaseGrantRequest { id, ttl }) => {
                 let now = self.applier.shared.host.clock.now();
-                Ok(self.lessor.grant(LeaseId(id), ttl, now).map(|()| self.done()))
+                Ok(self.lessor.grant(LeaseId(id), ttl, now).map(|()| {
+                    metrics::LEASES_GRANTED.inc();
+                    metrics::LEASE_TTL.observe_units(ttl.unsigned_abs());
+                    self.done()
+                }))
             }
             Command::LeaseRevoke(request) => Ok(self.lessor.revoke(LeaseId(request.id)).map(|keys| {
+                metrics::LEASES_REVOKED.inc();
                 let changes = self.batch.delete_keys(&keys);
                 self.tell(&changes);
                 self.done()

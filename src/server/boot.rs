@@ -279,7 +279,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         tick: config.heartbeat_interval,
         // etcd: five seconds for a disk to stall, and two elections.
-        request_timeout: Duration::from_secs(5) + config.election_timeout * 2,
+        request_timeout: config.request_timeout(),
         snapshot_count: config.snapshot_count,
         warning_apply: config.warning_apply_duration,
         election_timeout: config.election_timeout,

@@ -16,6 +16,7 @@ use super::shared::Shared;
 use crate::backend::{Backend, Reader, Table, WriteError, Writer};
 use crate::error::{Error, Fault};
 use crate::lease::{LeaseId, LeaseRecord};
+use crate::metrics;
 use crate::mvcc;
 use crate::pb::etcdserverpb::{self as pb, AlarmMember};
 use crate::raft::{Index, LogId, Term};
@@ -107,10 +108,18 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
     for job in todo {
         match job {
             Job::Prune => {
-                while shared.store.prune_step() {
+                let begun = Instant::now();
+                let step = || {
+                    let begun = Instant::now();
+                    let more = shared.store.prune_step();
+                    metrics::INDEX_COMPACTION_PAUSE.observe(begun.elapsed());
+                    more
+                };
+                while step() {
                     // Readers and the loop wait for the same lock: let them go first.
                     thread::yield_now();
                 }
+                metrics::COMPACTION_TOTAL.observe(begun.elapsed());
                 shared.inbox.ask(Ask::Checkpoint(Outcome::Pruned));
             }
             Job::Checkpoint(snapshot) => {

@@ -6,6 +6,7 @@ use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use crate::error::Fault;
+use crate::metrics::Op;
 use crate::pb::etcdserverpb::{
     AlarmRequest, ClusterVersionSetRequest, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, LeaseCheckpointRequest,
     LeaseGrantRequest, LeaseRevokeRequest, MemberAttrSetRequest, MemberUpdateRequest, PutRequest, RequestHeader, TxnRequest,
@@ -113,6 +114,23 @@ impl Command {
             | Command::ClusterVersion(_)
             | Command::MemberAttributes(_)
             | Command::MemberUpdate(..) => false,
+        }
+    }
+
+    /// What the metrics call it.
+    pub fn op(&self) -> Op {
+        match self {
+            Command::Put(_) => Op::Put,
+            Command::DeleteRange(_) => Op::DeleteRange,
+            Command::Txn(_) => Op::Txn,
+            Command::Compaction(_) => Op::Compaction,
+            Command::LeaseGrant(_) => Op::LeaseGrant,
+            Command::LeaseRevoke(_) => Op::LeaseRevoke,
+            Command::LeaseCheckpoint(_) => Op::LeaseCheckpoint,
+            Command::Alarm(_) => Op::Alarm,
+            Command::ClusterVersion(_) => Op::ClusterVersionSet,
+            Command::MemberAttributes(_) => Op::ClusterMemberAttrSet,
+            Command::MemberUpdate(..) => Op::MemberUpdate,
         }
     }
 

@@ -14,8 +14,9 @@ use super::membership::Member;
 use super::shared::Shared;
 use crate::error::{Error, Fault};
 use crate::lease::{LeaseId, Renewal};
-use crate::mvcc::watch::WatchStream;
-use crate::mvcc::{Answer, HashKv, RangeAnswer};
+use crate::metrics;
+use crate::mvcc::watch::{Counters, WatchStream};
+use crate::mvcc::{Answer, HashKv, RangeAnswer, Stats};
 use crate::pb::etcdserverpb::{
     AlarmMember, AlarmRequest, ClusterVersionSetRequest, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse,
     LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest, MemberAttrSetRequest, MemberAttributes,
@@ -221,7 +222,10 @@ impl Handle {
         loop {
             let renewal = self.shared.lessor().renew(LeaseId(id), self.shared.host.clock.now())?;
             match renewal {
-                Renewal::Renewed { ttl_secs } => return Ok(ttl_secs),
+                Renewal::Renewed { ttl_secs } => {
+                    metrics::LEASES_RENEWED.inc();
+                    return Ok(ttl_secs);
+                }
                 Renewal::ResetFirst => {
                     let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
                     self.done(Command::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })).await?;
@@ -344,6 +348,16 @@ impl Handle {
         let _ = self.shared.stopping.recv().await;
     }
 
+    /// Figures of the store, for the metrics.
+    pub fn store_stats(&self) -> Stats {
+        self.shared.store.stats()
+    }
+
+    /// Figures of the watches, for the metrics.
+    pub fn watch_counters(&self) -> &Counters {
+        self.shared.hub.counters()
+    }
+
     /// Opens a stream of watches.
     pub fn open_watch_stream(&self) -> WatchStream {
         self.shared.hub.open_stream()
@@ -383,6 +397,7 @@ impl Handle {
         if data.len() > self.shared.max_request_bytes {
             return Err(Error::RequestTooLarge);
         }
+        let _pending = metrics::PROPOSALS_PENDING.hold();
         let (reply, answer) = oneshot::channel();
         self.shared.inbox.propose(Proposal { command, data, reply: Some(reply) })?;
         answer.await.unwrap_or(Err(Error::Stopped))

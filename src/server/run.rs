@@ -16,6 +16,7 @@ use super::handle::Response;
 use super::inbox::{Ask, Proposal, Queues, Reply};
 use super::shared::Shared;
 use crate::error::{Error, Fault};
+use crate::metrics;
 use crate::mvcc::Answer;
 use crate::pb::etcdserverpb::{CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use crate::raft::{Core, Effects, Entry, EntryKind, Event, Index, LogId, PersistSeq, ProposeError, Term};
@@ -232,6 +233,7 @@ impl Loop {
                     ProposeError::Transferring => Error::LeaderChanged,
                     ProposeError::ConfChangePending => Error::Unhealthy,
                 };
+                metrics::PROPOSALS_FAILED.inc();
                 send(reply, Err(answer));
             }
         }
@@ -255,7 +257,10 @@ impl Loop {
             self.shared.committed.store(self.core.committed().0, Ordering::Relaxed);
             if let Some(leadership) = leadership {
                 self.shared.term.store(leadership.term.0, Ordering::Relaxed);
-                self.shared.leader.store(leadership.leader.map_or(0, |id| id.0), Ordering::Relaxed);
+                let leader = leadership.leader.map_or(0, |id| id.0);
+                if self.shared.leader.swap(leader, Ordering::Relaxed) != leader && leader != 0 {
+                    metrics::LEADER_CHANGES.inc();
+                }
                 if !self.core.is_leader() {
                     self.shared.reads_are_linearizable.store(false, Ordering::Release);
                     self.shared.lessor().demote();
@@ -266,6 +271,7 @@ impl Loop {
                 self.apply(commit)?;
             }
             for id in lost_reads {
+                metrics::READ_INDEXES_FAILED.inc();
                 self.take_read(id, |reply| send(Some(reply), Err(Error::LeaderChanged)));
             }
             for read in reads {
@@ -320,6 +326,7 @@ impl Loop {
         let mut run = self.applier.run(&shared);
         let mut answers: Vec<(Reply<Response>, Result<Response, Error>)> = Vec::new();
         let mut entries = 0;
+        let mut since = begun;
         while entries < RUN_ENTRIES
             && let Some(entry) = rest.next_if(|entry| entry.kind == EntryKind::Normal)
         {
@@ -333,8 +340,11 @@ impl Loop {
                 Some(command) => command,
                 None => Command::decode(entry.data)?,
             };
+            let op = command.op();
             let answer: Answer<Response> = run.apply(command);
             let answer = answer?;
+            let now = self.shared.host.clock.now();
+            metrics::APPLY.of(op as usize, answer.is_ok()).observe(now.saturating_sub(std::mem::replace(&mut since, now)));
             if let Some(reply) = reply {
                 answers.push((reply, answer));
             }
@@ -349,6 +359,7 @@ impl Loop {
         }
         let took = self.shared.host.clock.now().saturating_sub(begun);
         if took > self.settings.warning_apply {
+            metrics::SLOW_APPLY.inc();
             log::warn!("apply request took too long: {entries} entries up to {} took {took:?}", self.applied);
         }
         Ok(())
@@ -378,6 +389,7 @@ impl Loop {
     }
 
     fn fail_pending(&mut self, error: Error) {
+        metrics::PROPOSALS_FAILED.add(self.pending.len() as u64);
         for pending in self.pending.drain(..) {
             send(pending.reply, Err(error.clone()));
         }
@@ -402,12 +414,17 @@ impl Loop {
     fn time_out(&mut self, now: Duration) {
         let timeout = self.settings.request_timeout;
         for pending in self.pending.iter_mut().take_while(|pending| pending.proposed + timeout <= now) {
-            send(pending.reply.take(), Err(Error::Timeout));
+            if let Some(reply) = pending.reply.take() {
+                metrics::PROPOSALS_FAILED.inc();
+                send(Some(reply), Err(Error::Timeout));
+            }
         }
         while let Some((_, asked, _)) = self.reads.asked.front()
             && *asked + timeout <= now
             && let Some((_, _, reply)) = self.reads.asked.pop_front()
         {
+            metrics::SLOW_READ_INDEXES.inc();
+            metrics::READ_INDEXES_FAILED.inc();
             send(Some(reply), Err(Error::Timeout));
         }
     }
@@ -417,6 +434,7 @@ impl Loop {
             let mut lessor = self.shared.lessor();
             (lessor.expired(now, REVOKES_PER_TICK), lessor.checkpoints_due(now, LEASE_CHECKPOINTS_PER_TICK))
         };
+        metrics::LEASES_EXPIRED.add(expired.len() as u64);
         for id in expired {
             self.shared.propose_own(Command::LeaseRevoke(LeaseRevokeRequest { id: id.0 }));
         }

@@ -39,7 +39,7 @@ use segment::{Header, Name, SECTOR, Segment};
 use spare::{Closed, Pool, Spare};
 
 pub use spare::{Chore, ChoreDone};
-pub use writer::{NoObserver, Observer, Report, Synced, Writer};
+pub use writer::{Metered, NoObserver, Observer, Report, Synced, Writer};
 
 /// Whose log it is. Stands in every segment, so that a file from elsewhere is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

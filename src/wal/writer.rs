@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::error::Fault;
 use crate::host::Clock;
+use crate::metrics;
 use crate::raft::{Entry, HardState, Index, LogId, Unsynced};
 
 use super::{AppendError, Appended, Chore, ChoreDone, Wal, record};
@@ -47,6 +48,16 @@ pub enum Report {
 pub trait Observer: Send + Sync {
     /// A frame of `bytes` was written, and its sync took `duration`.
     fn synced(&self, bytes: u64, duration: Duration);
+}
+
+/// Tells the process's metrics.
+pub struct Metered;
+
+impl Observer for Metered {
+    fn synced(&self, bytes: u64, duration: Duration) {
+        metrics::WAL_FSYNC.observe(duration);
+        metrics::WAL_BYTES.add(bytes);
+    }
 }
 
 /// For those who do not look.

@@ -14,6 +14,7 @@ use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::*;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::rpc::calls::Shape;
 use crate::rpc::timers::SystemTimers;
 use crate::server::Server;
 use crate::wal::NoObserver;
@@ -119,12 +120,15 @@ fn metadata_is_checked() {
         HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())])
     };
     let somebody = Some(MemberId(1));
-    assert_eq!(check_metadata(&HeaderMap::new(), None), Ok(()));
-    assert_eq!(check_metadata(&metadata("client-api-version", b"3.7"), None), Ok(()));
-    assert_eq!(check_metadata(&metadata("client-api-version", b"3.\xff"), somebody), Err(Error::InvalidClientApiVersion));
-    assert_eq!(check_metadata(&metadata("hasleader", b"true"), None), Err(Error::NoLeader));
-    assert_eq!(check_metadata(&metadata("hasleader", b"true"), somebody), Ok(()));
-    assert_eq!(check_metadata(&metadata("hasleader", b"false"), None), Ok(()));
+    assert_eq!(check_metadata(&HeaderMap::new(), Shape::Unary, None), Ok(()));
+    assert_eq!(check_metadata(&metadata("client-api-version", b"3.7"), Shape::Unary, None), Ok(()));
+    assert_eq!(
+        check_metadata(&metadata("client-api-version", b"3.\xff"), Shape::Unary, somebody),
+        Err(Error::InvalidClientApiVersion)
+    );
+    assert_eq!(check_metadata(&metadata("hasleader", b"true"), Shape::Unary, None), Err(Error::NoLeader));
+    assert_eq!(check_metadata(&metadata("hasleader", b"true"), Shape::Unary, somebody), Ok(()));
+    assert_eq!(check_metadata(&metadata("hasleader", b"false"), Shape::Unary, None), Ok(()));
 }
 
 #[test]
