@@ -14,6 +14,7 @@
 //! keeps its connection from reading, writing or answering PINGs.
 
 mod allowance;
+mod authority;
 mod call;
 mod frame;
 pub mod front;
