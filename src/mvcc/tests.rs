@@ -44,7 +44,7 @@ fn lease_exists(id: i64) -> bool {
 }
 
 fn put(key: &[u8], value: &[u8]) -> PutRequest {
-    PutRequest { key: Bytes::copy_from_slice(key).into(), value: Bytes::copy_from_slice(value).into(), ..PutRequest::default() }
+    PutRequest { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value), ..PutRequest::default() }
 }
 
 fn write_put(store: &Store, key: &str, value: &str) {
@@ -305,7 +305,7 @@ impl Run {
             let request = match self.dice.below(8) {
                 0..3 => {
                     let request = self.random_put();
-                    let key = Bytes::from(request.key.clone());
+                    let key = request.key.clone();
                     if put.contains(&key) {
                         continue;
                     }
@@ -420,8 +420,9 @@ impl Run {
         }
         self.model = newest;
         // The model is at the end of the log already; only the answers are compared.
-        for entry in self.log[entries..].to_vec() {
+        for entry in self.log.split_off(entries) {
             self.apply(&entry);
+            self.log.push(entry);
         }
     }
 
@@ -771,7 +772,8 @@ fn a_checkpoint_that_we_cannot_have_written_is_refused_with_a_message() {
         |main| encode_row(&RowHead { key: b"k", create_revision: 1, mod_revision: main, version: 1, ..RowHead::default() });
     let key = |main, sub| Revision { main, sub }.to_key().to_vec();
     let number = |n: i64| n.to_be_bytes().to_vec();
-    let cases: [(&str, Vec<(Table, Vec<u8>, Bytes)>); 9] = [
+    type Rows = Vec<(Table, Vec<u8>, Bytes)>;
+    let cases: [(&str, Rows); 9] = [
         ("a row's key", vec![(Table::Row, b"short".to_vec(), sound(2))]),
         ("a sub too large", vec![(Table::Row, key(2, 1 << 31), sound(2))]),
         ("a negative main", vec![(Table::Row, key(-2, 0), sound(-2))]),
