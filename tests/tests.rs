@@ -2,10 +2,11 @@
 
 mod api;
 mod cli;
+mod crash;
 mod lease;
 mod raft;
 mod script;
+mod seed;
 mod side_by_side;
-mod smoke;
 mod support;
 mod tidy;

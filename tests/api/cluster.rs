@@ -10,7 +10,7 @@ fn the_only_member_lists_itself() {
     let client = server.client();
     for linearizable in [true, false] {
         let reply = client.call(&MemberListRequest { linearizable });
-        let header = reply.header.clone().unwrap();
+        let header = reply.header.unwrap();
         assert_eq!(header.revision, 0, "answers about the cluster carry no revision");
         assert_eq!(reply.members.len(), 1);
         let member = &reply.members[0];

@@ -12,10 +12,12 @@ use crate::support::requests::{
 };
 use crate::support::{Code, Server, Status};
 
+type Refusal = Box<dyn Fn(&Client) -> Result<String, Status>>;
+
 /// A request, its name, and the refusal it gets.
 struct Case {
     name: &'static str,
-    refusal: Box<dyn Fn(&Client) -> Result<String, Status>>,
+    refusal: Refusal,
     expected: Status,
 }
 

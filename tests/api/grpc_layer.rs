@@ -6,14 +6,24 @@ use bramble::pb::health::{HealthCheckRequest, HealthCheckResponse};
 use bytes::Bytes;
 use prost::Message;
 
-use crate::support::grpc::{Stream, frame};
+use crate::support::grpc::{Client, Stream, frame};
 use crate::support::requests::{Revision, Unary, Watch, delete, everything, key, put, watch};
-use crate::support::{Code, Server, Status};
+use crate::support::{Code, Security, Server, Status};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
 fn range_of_everything() -> Bytes {
     frame(false, &everything().encode_to_vec())
+}
+
+#[test]
+fn a_server_answers_over_every_transport() {
+    for security in [Security::Plain, Security::Tls, Security::Mutual] {
+        let server = Server::builder().security(security).start();
+        let client = server.client();
+        assert_eq!(client.call(&put("a", "1")).revision(), 2);
+        assert_eq!(client.call(&key("a")).kvs[0].value, "1");
+    }
 }
 
 #[test]
@@ -230,4 +240,17 @@ fn one_client_reads_what_another_has_written() {
     }
     writer.call(&delete("a"));
     assert_eq!(reader.call(&key("a")).count, 0);
+}
+
+#[test]
+fn a_client_without_a_certificate_is_turned_away_when_one_is_asked_for() {
+    let server = Server::builder().security(Security::Mutual).start();
+    let mut target = server.target();
+    target.tls = Some(server.certs().unwrap().client_config(false, &["h2"]));
+    let refused = match Client::connect(&target) {
+        Err(_) => true,
+        Ok(client) => client.try_call(&everything()).is_err(),
+    };
+    assert!(refused);
+    server.client().call(&everything());
 }

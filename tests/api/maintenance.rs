@@ -26,7 +26,7 @@ fn status_tells_all() {
     let client = server.client();
     client.call(&put("a", "1"));
     let status = client.call(&StatusRequest {});
-    let header = status.header.clone().unwrap();
+    let header = status.header.unwrap();
     let version: Vec<u32> = status.version.split('.').map(|part| part.parse().expect("a plain number")).collect();
     assert_eq!((version.len(), version[0], version[1]), (3, 3, 7), "{}", status.version);
     assert_eq!(status.leader, header.member_id);
@@ -51,8 +51,8 @@ fn alarms_are_raised_listed_and_dropped() {
     assert_eq!(alarms(&client), []);
     let raised = client.call(&alarm(AlarmAction::Activate, id, AlarmType::Nospace)).alarms;
     let nospace = AlarmMember { member_id: id, alarm: AlarmType::Nospace as i32 };
-    assert_eq!(raised, [nospace.clone()]);
-    assert_eq!(alarms(&client), [nospace.clone()]);
+    assert_eq!(raised, [nospace]);
+    assert_eq!(alarms(&client), [nospace]);
     assert_eq!(client.call(&alarm(AlarmAction::Get, 0, AlarmType::Corrupt)).alarms, [], "of that kind only");
     let status = client.call(&StatusRequest {});
     // Go's text form of a message has spaces that vary from build to build.
@@ -61,7 +61,7 @@ fn alarms_are_raised_listed_and_dropped() {
     server.kill();
     server.restart();
     let client = server.client();
-    assert_eq!(alarms(&client), [nospace.clone()], "an alarm survives");
+    assert_eq!(alarms(&client), [nospace], "an alarm survives");
     assert_eq!(client.call(&alarm(AlarmAction::Deactivate, id, AlarmType::Nospace)).alarms, [nospace]);
     assert_eq!(alarms(&client), []);
     assert_eq!(client.call(&alarm(AlarmAction::Deactivate, id, AlarmType::Nospace)).alarms, [], "twice is once");

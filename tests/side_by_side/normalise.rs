@@ -44,7 +44,7 @@ const RULES: &[Rule] = &[
     (r"LocalAddr: '127.0.0.1:[0-9]+'", "LocalAddr: '127.0.0.1:<port>'", "drawn by the kernel"),
     (r"0x[0-9a-f]{8,}", "<pointer>", "addresses in the client's own memory"),
     (r"(?m)^.*\r", "", "a progress bar, redrawn as time goes by"),
-    (r" ?[0-9]+ ?/ ?[0-9]+ +(\[[->_]*\] +)?[0-9.]+% [0-9a-z]+( p/s)?\n?", "", "the same"),
+    (r" ?[0-9]+ ?/ ?[0-9]+ +(\[[->_]*\] +)?[0-9.]+%( [?0-9a-z.]+)?( p/s)?\n?", "", "the same"),
     (r"(Compact(ing|ed) with revision) [0-9]+", "$1 <revision>", "the same: how many puts it came to"),
     (r"(PASS|FAIL): (Throughput is|Slowest request took|Stddev is) .*", "<verdict>: $2", "time"),
     (r"(?m)^(PASS|FAIL)$", "<verdict>", "time"),

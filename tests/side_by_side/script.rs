@@ -52,6 +52,9 @@ pub enum Action {
     Kill,
 }
 
+/// Whether this stdout is complete.
+type Enough = Box<dyn Fn(&str) -> bool>;
+
 /// When a command ends.
 pub enum End {
     /// By itself.
@@ -64,7 +67,7 @@ pub enum End {
 
 impl End {
     /// Whether stdout is complete; none: the command ends by itself.
-    pub fn reached(&self) -> Option<Box<dyn Fn(&str) -> bool>> {
+    pub fn reached(&self) -> Option<Enough> {
         match self {
             End::Own => None,
             End::Text(text) => {

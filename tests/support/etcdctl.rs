@@ -126,11 +126,6 @@ impl Running {
         Output { code: None, stdout: read("stdout"), stderr: String::from_utf8_lossy(&read("stderr")).into_owned() }
     }
 
-    /// Writes to its stdin.
-    pub fn feed(&mut self, text: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
-    }
-
     /// Waits until stdout is `enough`; false: it has not become so within `patience`, or the command has ended before.
     pub fn wait_for(&mut self, patience: Duration, enough: impl Fn(&str) -> bool) -> bool {
         let start = Instant::now();

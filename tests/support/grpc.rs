@@ -396,16 +396,6 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
             Err(status) => status,
         }
     }
-
-    /// The header fields of the answer.
-    #[track_caller]
-    pub fn headers(&mut self) -> HeaderMap {
-        block_on(&format!("the answer of {}", self.path), self.answer.open()).unwrap();
-        match &self.answer {
-            Answer::Open { headers, .. } => headers.clone(),
-            _ => HeaderMap::new(),
-        }
-    }
 }
 
 /// futures' IO traits worn as tokio's, which h2 asks for.

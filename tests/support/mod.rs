@@ -7,6 +7,7 @@ pub mod certs;
 pub mod etcdctl;
 pub mod grpc;
 pub mod http;
+pub mod random;
 pub mod requests;
 pub mod server;
 pub mod wait;

@@ -1,10 +1,10 @@
 //! A server process on free loopback ports with its own data directory.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -36,8 +36,6 @@ pub struct Builder {
     security: Security,
     ports: Option<Ports>,
     flags: Vec<String>,
-    env: Vec<(String, String)>,
-    data_dir: Option<PathBuf>,
 }
 
 /// The ports of a server.
@@ -98,18 +96,6 @@ impl Builder {
         self
     }
 
-    /// One more environment variable.
-    pub fn env(mut self, name: &str, value: &str) -> Builder {
-        self.env.push((name.into(), value.into()));
-        self
-    }
-
-    /// A data directory of the caller's, not removed at the end.
-    pub fn data_dir(mut self, dir: &Path) -> Builder {
-        self.data_dir = Some(dir.to_path_buf());
-        self
-    }
-
     /// Starts it and waits until it answers a linearizable read.
     pub fn start(self) -> Server {
         let mut server = self.prepare();
@@ -122,14 +108,13 @@ impl Builder {
     pub fn prepare(self) -> Server {
         let dir = tempfile::Builder::new().prefix("bramble-test-").tempdir().unwrap();
         let ports = self.ports.unwrap_or_else(Ports::free);
-        let data_dir = self.data_dir.unwrap_or_else(|| dir.path().join("data"));
+        let data_dir = dir.path().join("data");
         let certs = (self.security != Security::Plain).then(|| Certs::create(&dir.path().join("certs")));
         let mut server = Server {
             binary: self.binary,
             security: self.security,
             ports,
             flags: Vec::new(),
-            env: self.env,
             log: dir.path().join("log"),
             data_dir,
             certs,
@@ -148,7 +133,6 @@ pub struct Server {
     security: Security,
     ports: Ports,
     flags: Vec<String>,
-    env: Vec<(String, String)>,
     log: PathBuf,
     data_dir: PathBuf,
     certs: Option<Certs>,
@@ -164,14 +148,7 @@ impl Server {
 
     /// The server under test, to be configured.
     pub fn builder() -> Builder {
-        Builder {
-            binary: under_test(),
-            security: Security::Plain,
-            ports: None,
-            flags: Vec::new(),
-            env: Vec::new(),
-            data_dir: None,
-        }
+        Builder { binary: under_test(), security: Security::Plain, ports: None, flags: Vec::new() }
     }
 
     fn base_flags(&self) -> Vec<String> {
@@ -206,7 +183,6 @@ impl Server {
             .args(self.flags.iter().map(OsString::from))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .envs(self.env.iter().cloned())
             .current_dir(self._dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -260,32 +236,11 @@ impl Server {
         until("the server to end after SIGTERM", || child.try_wait().unwrap())
     }
 
-    /// Waits for the process to end by itself.
-    pub fn wait_exit(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("the server is running");
-        until("the server to end", || child.try_wait().unwrap())
-    }
-
     /// Starts it again on the same data and waits until it is ready.
     #[track_caller]
     pub fn restart(&mut self) {
         self.spawn();
         self.wait_ready();
-    }
-
-    /// Adds a flag for the next start.
-    pub fn add_flag(&mut self, flag: &str) {
-        self.flags.push(flag.to_owned());
-    }
-
-    /// The process.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("the server is running").id()
-    }
-
-    /// `--data-dir`
-    pub fn data_dir(&self) -> &Path {
-        &self.data_dir
     }
 
     /// The ports.
@@ -342,21 +297,6 @@ impl Server {
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
-
-    /// Bytes that the data directory takes on disk.
-    pub fn disk_bytes(&self) -> u64 {
-        disk_bytes(&self.data_dir)
-    }
-}
-
-fn disk_bytes(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
-    let own = metadata.blocks() * 512;
-    if !metadata.is_dir() {
-        return own;
-    }
-    own + fs::read_dir(path).unwrap().map(|entry| disk_bytes(&entry.unwrap().path())).sum::<u64>()
 }
 
 impl Drop for Server {
