@@ -21,7 +21,7 @@ pub mod lease;
 pub mod logging;
 pub mod metrics;
 pub mod mvcc;
-#[allow(missing_docs)]
+#[allow(missing_docs)] // generated
 pub mod pb;
 pub mod raft;
 pub mod rpc;

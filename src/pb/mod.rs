@@ -1,7 +1,5 @@
 //! The words of the wire: etcd's messages, generated from the `.proto` files beside this one. A leaf: every room may name it.
 
-#![allow(missing_docs, clippy::doc_markdown, clippy::large_enum_variant)]
-
 /// Keys, values and events.
 pub mod mvccpb {
     include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));

@@ -119,6 +119,9 @@ struct Ends {
     written: usize,
     /// Whether a flush waits for the end of the turn.
     defer: bool,
+    /// The last direct write waits for the socket. A flush now would take that wish back: async-net keeps one interest in writing
+    /// per stream, and drops it when a flush has nothing to wait for.
+    blocked: bool,
 }
 
 /// Whether a read is worth a try.
@@ -144,7 +147,7 @@ impl Wire {
         let gate = Arc::new(Gate { open: AtomicBool::new(true), task: AtomicWaker::new() });
         let gate_waker = Waker::from(gate.clone());
         let (out, written) = (Vec::new(), 0);
-        Wire(Arc::new(Mutex::new(Ends { stream, gate, gate_waker, turn_left: TURN, received: 0, out, written, defer: false })))
+        Wire(Arc::new(Mutex::new(Ends { stream, gate, gate_waker, turn_left: TURN, received: 0, out, written, defer: false, blocked: false })))
     }
 
     /// From now on the connection's task flushes, with [`Wire::poll_end_turn`].
@@ -197,7 +200,9 @@ impl Ends {
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
         if length >= LONG {
             ready!(self.poll_write_out(cx))?;
-            return Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+            let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+            self.blocked = result.is_pending();
+            return result;
         }
         if self.out.len() + length > GATHER {
             ready!(self.poll_write_out(cx))?;
@@ -225,6 +230,9 @@ impl Ends {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_out(cx))?;
+        if self.blocked {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 }

@@ -208,7 +208,7 @@ impl Stored {
         let identity = wal::Identity { cluster_id: required(META_CLUSTER)?, member_id: required(META_MEMBER)? };
         let applied = LogId { index: Index(required(META_APPLIED_INDEX)?), term: Term(required(META_APPLIED_TERM)?) };
         let cluster_version = reader.get(Table::Meta, META_CLUSTER_VERSION)?.map(|v| String::from_utf8_lossy(v).into_owned());
-        let leases = rows(&reader, Table::Lease, |key, value| decode_lease(key, value))?;
+        let leases = rows(&reader, Table::Lease, decode_lease)?;
         let alarms = rows(&reader, Table::Alarm, |_, value| AlarmMember::decode(value).ok())?;
         let members: Vec<Member> = rows(&reader, Table::Member, |_, value| pb::Member::decode(value).ok().map(Member::from))?;
         Ok(Stored { identity: Some(identity), applied, leases, alarms, membership: Membership::of(members, cluster_version) })
