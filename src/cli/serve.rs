@@ -19,8 +19,7 @@ use crate::rpc::listen::Listener;
 use crate::rpc::services::{Api, Limits};
 use crate::rpc::timers::{SystemTimers, Timers};
 use crate::rpc::tls::with_auto_certificate;
-use crate::rpc::watch::WatchServer;
-use crate::server::{Handle, Server};
+use crate::server::Server;
 use crate::wal::Metered;
 
 /// Time for calls that run when the server is asked to stop.
@@ -48,7 +47,7 @@ pub fn serve(config: Config) -> Result<(), Fault> {
     let front = Front::new(Settings::of(&config), executor.clone(), timers.clone());
     let clients = Served::clients(&config, server.handle(), timers.clone());
     let metrics = Served::metrics(&config, server.handle(), timers.clone());
-    let api = offer_api(&config, server.handle(), timers, &host);
+    let api = Api::new(server.handle(), Limits::of(&config), timers, &host);
     for (listener, kind) in sockets.0 {
         let services = matches!(kind, Kind::Both | Kind::GrpcOnly).then(|| api.clone() as _);
         let endpoints: Option<Arc<dyn Endpoints>> = match kind {
@@ -137,21 +136,4 @@ fn start_executor() -> Result<Arc<Executor<'static>>, Fault> {
         spawned.map_err(|e| Fault::new(format!("cannot start an executor thread: {e}")))?;
     }
     Ok(executor)
-}
-
-fn offer_api(config: &Config, server: Handle, timers: Arc<dyn Timers>, host: &Host) -> Arc<Api> {
-    let header = {
-        let server = server.clone();
-        move |revision| server.header(revision)
-    };
-    let offload = Arc::new(|work: Box<dyn FnOnce() + Send>| smol::unblock(work).detach());
-    let watches = WatchServer::new(
-        header,
-        timers,
-        host.random.clone(),
-        offload,
-        config.watch_progress_notify_interval,
-        config.max_request_bytes,
-    );
-    Api::new(server, Limits { max_txn_ops: config.max_txn_ops, max_request_bytes: config.max_request_bytes }, watches)
 }

@@ -243,8 +243,8 @@ impl Lessor {
         self.leases.is_empty()
     }
 
-    /// At most `limit` leases whose time is over, the longest overdue first; always none at a follower. Each is reported once per
-    /// retry interval until it is revoked. Renewals that came before `now` have to be taken in first, or a stalled loop would
+    /// At most `limit` leases whose time is over, in order of expiry; always none at a follower. Each is reported once per retry
+    /// interval until it is revoked. Renewals that came before `now` have to be taken in first, or a stalled loop would
     /// expire what its clients kept alive.
     pub fn expired(&mut self, now: Duration, limit: usize) -> Vec<LeaseId> {
         let Role::Leader(leader) = &mut self.role else { return Vec::new() };

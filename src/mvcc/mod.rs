@@ -28,3 +28,6 @@ pub use row::{RowHead, encode_delete, encode_row};
 pub use state::Change;
 pub use store::{Checkpoint, Stats, Store};
 pub use write::{Batch, LeaseExists, Written};
+
+#[cfg(test)]
+mod tests;

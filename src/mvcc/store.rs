@@ -229,11 +229,10 @@ impl Store {
             }
             scrubbed += 1;
             for revision in revisions {
-                if state.recent.covers(*revision) {
-                    state.recent.forget(*revision);
-                } else {
-                    removed.push(*revision);
-                }
+                // Not to be written at all, if it has not been. Removed even so: a write that seemed to fail may have left it,
+                // and a put that outlives its deletion would be a key that exists again.
+                state.recent.forget(*revision);
+                removed.push(*revision);
             }
         }
         // Readers need not wait for the rest.

@@ -26,7 +26,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time for the first bytes of a connection.
 const SNIFF: Duration = Duration::from_secs(60);
 /// gRPC's own part of a request, on top of `--max-request-bytes`.
-const OVERHEAD: usize = 512 * 1024;
+pub(super) const OVERHEAD: usize = 512 * 1024;
 /// Requests in memory at a time.
 const REQUESTS: usize = 64 * 1024 * 1024;
 

@@ -43,3 +43,6 @@ pub mod stream;
 pub mod timers;
 pub mod tls;
 pub mod watch;
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,12 @@ use prost::Message;
 use super::calls::{self, Shape};
 use super::grpc::{BoxFuture, Call, MethodId, Replies, Reply, Requests, Route, Services};
 use super::status::{Code, Status};
-use super::watch::WatchServer;
+use super::timers::Timers;
+use super::watch::{WatchServer, Work};
 use super::{cluster, health, kv, lease, maintenance};
+use crate::config::Config;
 use crate::error::Error;
+use crate::host::Host;
 use crate::pb::etcdserverpb::{DefragmentRequest, HashRequest, RangeRequest, ResponseHeader, StatusRequest};
 use crate::raft::MemberId;
 use crate::server::Handle;
@@ -171,6 +174,19 @@ pub struct Limits {
     pub max_txn_ops: usize,
     /// `--max-request-bytes`; chunks of a streamed range keep to it too.
     pub max_request_bytes: usize,
+    /// `--watch-progress-notify-interval`
+    pub progress_interval: Duration,
+}
+
+impl Limits {
+    /// As configured.
+    pub fn of(config: &Config) -> Limits {
+        Limits {
+            max_txn_ops: config.max_txn_ops,
+            max_request_bytes: config.max_request_bytes,
+            progress_interval: config.watch_progress_notify_interval,
+        }
+    }
 }
 
 /// The services over a server.
@@ -182,7 +198,14 @@ pub struct Api {
 
 impl Api {
     /// Offers `server`.
-    pub fn new(server: Handle, limits: Limits, watches: WatchServer) -> Arc<Api> {
+    pub fn new(server: Handle, limits: Limits, timers: Arc<dyn Timers>, host: &Host) -> Arc<Api> {
+        let header = {
+            let server = server.clone();
+            move |revision| server.header(revision)
+        };
+        let offload = Arc::new(|work: Work| smol::unblock(work).detach());
+        let Limits { progress_interval, max_request_bytes, .. } = limits;
+        let watches = WatchServer::new(header, timers, host.random.clone(), offload, progress_interval, max_request_bytes);
         Arc::new(Api { server, limits, watches })
     }
 

@@ -20,6 +20,7 @@ use futures_lite::future::{poll_fn, yield_now};
 use futures_util::FutureExt;
 use prost::Message;
 
+use super::front::OVERHEAD;
 use super::grpc::{BoxFuture, Gone, Replies, Requests};
 use super::status::{Code, Status};
 use super::timers::Timers;
@@ -58,7 +59,7 @@ pub struct WatchServer {
     random: Arc<dyn Random>,
     offload: Offload,
     progress_interval: Duration,
-    max_request_bytes: usize,
+    max_fragment_bytes: usize,
 }
 
 /// The client's messages, as the driver reads them.
@@ -97,8 +98,8 @@ impl Outbound for Replies {
 }
 
 impl WatchServer {
-    /// `header` makes the header of an answer at a revision. `progress_interval` is `--watch-progress-notify-interval`;
-    /// `max_request_bytes`, with gRPC's overhead, is what fragments stay below.
+    /// `header` makes the header of an answer at a revision. `progress_interval` is `--watch-progress-notify-interval`.
+    /// `max_request_bytes` is the flag of that name: fragments stay below the longest message that a client may send.
     pub fn new(
         header: impl Fn(i64) -> ResponseHeader + Send + Sync + 'static,
         timers: Arc<dyn Timers>,
@@ -108,7 +109,8 @@ impl WatchServer {
         max_request_bytes: usize,
     ) -> WatchServer {
         let progress_interval = progress_interval.max(MIN_PROGRESS_INTERVAL);
-        WatchServer { header: Box::new(header), timers, random, offload, progress_interval, max_request_bytes }
+        let max_fragment_bytes = max_request_bytes.saturating_add(OVERHEAD);
+        WatchServer { header: Box::new(header), timers, random, offload, progress_interval, max_fragment_bytes }
     }
 
     /// Serves one stream until `until` says how it ends, or the client does something that ends it. A client that merely sends no
@@ -311,7 +313,7 @@ impl<I: Inbound, O: Outbound> Session<'_, I, O> {
     }
 
     fn encode(&mut self, batch: &EventBatch) -> Result<(), End> {
-        let messages = response::encode((self.server.header)(batch.revision), batch, self.server.max_request_bytes);
+        let messages = response::encode((self.server.header)(batch.revision), batch, self.server.max_fragment_bytes);
         let longest = messages.iter().map(|parts| parts.iter().map(Bytes::len).sum()).max().unwrap_or(0);
         if longest > MAX_MESSAGE_BYTES {
             let text = format!("grpc: trying to send message larger than max ({longest} vs. {MAX_MESSAGE_BYTES})");

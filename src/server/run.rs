@@ -143,7 +143,12 @@ impl Loop {
     pub fn run(mut self) -> Result<(), Fault> {
         let mut queues = Queues::default();
         // A compaction that a crash interrupted has rows to remove.
-        self.prune();
+        if self.shared.store.needs_pruning() || !self.shared.store.scrubbed(i64::MAX) {
+            self.prune();
+        }
+        // A voter that is alone elects itself on the first event, so that nobody waits for a tick.
+        self.core.step(Event::Tick)?;
+        self.turn()?;
         loop {
             let now = self.shared.host.clock.now();
             self.shared.inbox.take(self.until_next(now), &mut queues);

@@ -238,7 +238,7 @@ impl Cluster {
         let member = self.members.get_mut(&id).expect("member");
         let before = member.applied.last().map_or(member.disk.base.index, |entry| entry.id.index);
         assert_eq!(before.0 + 1, entry.id.index.0, "member {id} skips an entry");
-        let durable = member.disk.entries.iter().any(|on_disk| *on_disk == entry);
+        let durable = member.disk.entries.contains(&entry);
         assert!(durable, "member {id} applies {} before it is durable", entry.id);
         if entry.kind == EntryKind::ConfChange {
             member.conf = parse_conf(std::str::from_utf8(&entry.data).expect("text"));

@@ -10,7 +10,6 @@ mod script;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bramble::pb::etcdserverpb::AlarmRequest;
 use bramble::pb::etcdserverpb::alarm_request::AlarmAction;
@@ -20,8 +19,6 @@ use crate::support::server::Ports;
 use crate::support::{Etcdctl, Security, Server, Version, oracle, under_test};
 use script::{Action, Script};
 
-/// How long a command may take to print what is expected of it; generous, because a step that comes to it fails anyway.
-const PATIENCE: Duration = Duration::from_secs(10);
 const NOT_REACHED: &str = "[the expected end never came]";
 
 /// One step's command and what came of it, normalised.
@@ -37,15 +34,15 @@ fn play(script: &Script, binary: PathBuf, version: Version, security: Security, 
     let mut transcript = Vec::new();
     for step in &script.steps {
         let outcome = match &step.action {
-            Action::Etcdctl { args, stdin, end, bind, sorted } => {
+            Action::Etcdctl { args, stdin, end, bind, sorted, patience } => {
                 let args: Vec<String> = args.iter().map(|arg| names.filled_in(arg)).collect();
                 let etcdctl = Etcdctl::new(version, &server);
                 let stdin = names.filled_in(stdin);
                 let mut running = etcdctl.spawn(&args, &stdin);
                 let (output, reached) = match end.reached() {
-                    None => running.finish_within(PATIENCE),
+                    None => running.finish_within(*patience),
                     Some(enough) => {
-                        let reached = running.wait_for(PATIENCE, enough);
+                        let reached = running.wait_for(*patience, enough);
                         (running.kill(), reached)
                     }
                 };

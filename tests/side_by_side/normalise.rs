@@ -11,6 +11,9 @@ use crate::support::etcdctl::Output;
 /// A pattern, what stands for it, and why it may differ.
 type Rule = (&'static str, &'static str, &'static str);
 
+/// Stands for PASS or FAIL of `check perf`, which also sets its exit code.
+const VERDICT: &str = "<verdict>";
+
 const RULES: &[Rule] = &[
     (r#"("(?i:raft_?term)" ?: ?)"?[1-9][0-9]*"?"#, "$1<term>", "how many elections there have been is the Raft core's matter"),
     (r#"("(?i:raft(applied)?index)" ?: ?)"?[1-9][0-9]*"?"#, "$1<index>", "so is how many entries the log took"),
@@ -36,10 +39,13 @@ const RULES: &[Rule] = &[
     (r#""ts":"[^"]*""#, "\"ts\":<time>", "time, in the client's own log lines"),
     (r"remaining\([0-9]+s\)", "remaining(<seconds>)", "a second may or may not have passed"),
     (r#"("ttl":|"TTL" : )[0-9]+"#, "$1<seconds>", "the same; a lease that is gone has -1"),
+    (r"(memberID:[0-9]+) +(alarm:[A-Z]+) *", "$1 $2", "Go varies the spaces of a message's text form from build to build"),
     (r"client-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "client-<uuid>", "drawn by the client"),
     (r"LocalAddr: '127.0.0.1:[0-9]+'", "LocalAddr: '127.0.0.1:<port>'", "drawn by the kernel"),
     (r"0x[0-9a-f]{8,}", "<pointer>", "addresses in the client's own memory"),
-    (r"[0-9]+ ?/ ?[0-9]+ .*%.*\r?", "<progress bar>", "time"),
+    (r"(?m)^.*\r", "", "a progress bar, redrawn as time goes by"),
+    (r" ?[0-9]+ ?/ ?[0-9]+ +(\[[->_]*\] +)?[0-9.]+% [0-9a-z]+( p/s)?\n?", "", "the same"),
+    (r"(Compact(ing|ed) with revision) [0-9]+", "$1 <revision>", "the same: how many puts it came to"),
     (r"(PASS|FAIL): (Throughput is|Slowest request took|Stddev is) .*", "<verdict>: $2", "time"),
     (r"(?m)^(PASS|FAIL)$", "<verdict>", "time"),
 ];
@@ -86,7 +92,8 @@ pub fn output(output: &Output, args: &[String], names: &Names) -> String {
     if !output.stderr.is_empty() {
         text.push_str(&format!("[stderr]\n{}", names.hidden(output.stderr.clone())));
     }
-    format!("{}[{code}]", aligned(&plain(&text)))
+    let text = aligned(&plain(&text));
+    if text.contains(VERDICT) { text } else { format!("{text}[{code}]") }
 }
 
 /// Lines whose order says nothing: two watches of one client take turns as they like.

@@ -8,6 +8,7 @@
 //! bind NAME                       binds the lease id that it printed
 //! until text                      it does not end by itself: ended once its stdout holds the text
 //! lines 12                        likewise, once its stdout has so many lines
+//! patience 90                     it may take so many seconds
 //! sorted                          its lines may come in any order
 //! grant 1234 60                   grants a lease of this hexadecimal id without etcdctl, which cannot choose ids
 //! alarm NOSPACE                   raises an alarm, which etcdctl cannot
@@ -16,7 +17,12 @@
 //!
 //! `{BIG}` stands for 1.6 million bytes.
 
+use std::time::Duration;
+
 use bramble::pb::etcdserverpb::AlarmType;
+
+/// How long a command may take to print what is expected of it; generous, because a step that comes to it fails anyway.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A parsed script.
 pub struct Script {
@@ -37,7 +43,7 @@ pub struct Step {
 /// What to do.
 pub enum Action {
     /// Run etcdctl.
-    Etcdctl { args: Vec<String>, stdin: String, end: End, bind: Option<String>, sorted: bool },
+    Etcdctl { args: Vec<String>, stdin: String, end: End, bind: Option<String>, sorted: bool, patience: Duration },
     /// Grant a lease.
     Grant { id: i64, ttl: i64 },
     /// Raise an alarm.
@@ -89,11 +95,18 @@ impl Script {
                     script.flags.extend(words(rest));
                     continue;
                 }
-                "<" | "bind" | "until" | "lines" | "sorted" => {
+                "<" | "bind" | "until" | "lines" | "sorted" | "patience" => {
                     amend(script.steps.last_mut(), word, rest).unwrap_or_else(|| panic!("{place}: belongs to no command"));
                     continue;
                 }
-                "$" => Action::Etcdctl { args: words(rest), stdin: String::new(), end: End::Own, bind: None, sorted: false },
+                "$" => Action::Etcdctl {
+                    args: words(rest),
+                    stdin: String::new(),
+                    end: End::Own,
+                    bind: None,
+                    sorted: false,
+                    patience: PATIENCE,
+                },
                 "grant" => {
                     let (id, ttl) = rest.split_once(' ').unwrap_or_else(|| panic!("{place}: an id and a TTL"));
                     Action::Grant { id: i64::from_str_radix(id, 16).unwrap(), ttl: ttl.parse().unwrap() }
@@ -109,7 +122,7 @@ impl Script {
 }
 
 fn amend(step: Option<&mut Step>, word: &str, rest: &str) -> Option<()> {
-    let Action::Etcdctl { stdin, end, bind, sorted, .. } = &mut step?.action else { return None };
+    let Action::Etcdctl { stdin, end, bind, sorted, patience, .. } = &mut step?.action else { return None };
     match word {
         "<" => {
             stdin.push_str(rest);
@@ -117,6 +130,7 @@ fn amend(step: Option<&mut Step>, word: &str, rest: &str) -> Option<()> {
         }
         "bind" => *bind = Some(rest.to_owned()),
         "sorted" => *sorted = true,
+        "patience" => *patience = Duration::from_secs(rest.parse().ok()?),
         "until" => *end = End::Text(rest.to_owned()),
         _ => *end = End::Lines(rest.parse().ok()?),
     }

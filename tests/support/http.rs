@@ -49,6 +49,20 @@ pub fn request(server: &Server, method: &str, path: &str, headers: &[(&str, &str
     parse(&answer)
 }
 
+/// `GET` of a plain port of 127.0.0.1.
+#[track_caller]
+pub fn get_plain(port: u16, path: &str) -> Reply {
+    get_of_host(port, path, &format!("127.0.0.1:{port}"))
+}
+
+/// The same, with another `Host`.
+#[track_caller]
+pub fn get_of_host(port: u16, path: &str, host: &str) -> Reply {
+    let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    parse(&exchange(socket, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")))
+}
+
 fn exchange(mut stream: impl Read + Write, text: &str) -> Vec<u8> {
     stream.write_all(text.as_bytes()).unwrap();
     let mut answer = Vec::new();

@@ -70,6 +70,8 @@ pub struct WatchOptions {
 struct Limits {
     /// What the hub puts into a queue. One transaction alone may be larger.
     queue: usize,
+    /// And for each watch of the stream: its own share, in the order of what it costs to have a watch.
+    per_watch: usize,
     /// What is read from history at a time, and put into an empty queue.
     page: usize,
     /// Up to here a later transaction joins the same answer.
@@ -78,8 +80,9 @@ struct Limits {
     answers: usize,
 }
 
-/// etcd holds 128 answers of any size. A burst of 2 MiB is 7,000 small events.
-const LIMITS: Limits = Limits { queue: 2 << 20, page: 1 << 20, response: 256 << 10, answers: 512 };
+/// etcd holds 128 answers of any size. A burst of 2 MiB is 7,000 small events; with 512 bytes a watch, a small event for each of any
+/// number of watches fits on top.
+const LIMITS: Limits = Limits { queue: 2 << 20, per_watch: 512, page: 1 << 20, response: 256 << 10, answers: 512 };
 
 /// A watcher of a stream, wherever it stands.
 #[derive(Clone, Debug)]

@@ -101,6 +101,8 @@ struct QueueState {
     barrier: u64,
     /// Sum over `deliveries`, in bytes.
     cost: usize,
+    /// What `cost` may grow to by what the hub puts in.
+    limit: usize,
     /// Deliveries that are no events.
     answers: usize,
     /// Watchers that found the queue full, with the revision they need next.
@@ -123,8 +125,18 @@ pub(super) fn cost_of(events: &[Arc<Event>]) -> usize {
 }
 
 impl Queue {
-    pub(super) fn new() -> Queue {
-        Queue { state: Mutex::new(QueueState::default()) }
+    pub(super) fn new(limits: &Limits) -> Queue {
+        Queue { state: Mutex::new(QueueState { limit: limits.queue, ..QueueState::default() }) }
+    }
+
+    /// Adjusts the bound to the number of the stream's watches.
+    pub(super) fn expect(&self, watches: usize, limits: &Limits) {
+        self.lock().limit = limits.queue + watches * limits.per_watch;
+    }
+
+    /// The bound of what the hub puts in, in bytes.
+    pub(super) fn limit(&self) -> usize {
+        self.lock().limit
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
@@ -143,7 +155,7 @@ impl Queue {
     ) -> bool {
         let cost = cost_of(&events);
         let mut state = self.lock();
-        if !state.deliveries.is_empty() && state.cost + cost > limits.queue {
+        if !state.deliveries.is_empty() && state.cost + cost > state.limit {
             return false;
         }
         let revision = events.last().map_or(0, |event| event.revision.main);
@@ -224,8 +236,9 @@ impl Queue {
         self.lock().deliveries.is_empty()
     }
 
-    pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        self.lock().cost >= limits.queue
+    pub(super) fn is_full(&self) -> bool {
+        let state = self.lock();
+        state.cost >= state.limit
     }
 
     /// Deliveries that are no events.

@@ -73,9 +73,10 @@ impl CatchUp {
 impl WatchStream {
     pub(super) fn new(hub: Arc<Hub>) -> WatchStream {
         hub.counters.streams.fetch_add(1, Ordering::Relaxed);
+        let queue = Arc::new(Queue::new(&hub.limits));
         WatchStream {
             hub,
-            queue: Arc::new(Queue::new()),
+            queue,
             watches: BTreeMap::new(),
             next_id: 0,
             lagging: Arc::default(),
@@ -139,6 +140,7 @@ impl WatchStream {
         self.hub.counters.watchers.fetch_add(1, Ordering::Relaxed);
         let (start_revision, progress_notify) = (new.start_revision, new.options.progress_notify);
         self.watches.insert(id, Watch { start_revision, progress_notify, is_quiet: true, place });
+        self.queue.expect(self.watches.len(), &self.hub.limits);
     }
 
     /// Ends a watch and queues an answer; what was queued for it before is still delivered. An unknown id is no matter.
@@ -148,6 +150,7 @@ impl WatchStream {
         self.absorb();
         let Some(watch) = self.watches.remove(&watch_id) else { return };
         self.leave(&mut state, watch.place);
+        self.queue.expect(self.watches.len(), &hub.limits);
         self.queue.push(Delivery::Canceled { watch_id, revision: state.published });
     }
 
@@ -171,7 +174,7 @@ impl WatchStream {
         let state = hub.lock();
         self.absorb();
         let mut watches = self.watches.values();
-        if !self.watches.is_empty() && watches.all(|watch| watch.is_current(&state)) && !self.queue.is_full(&hub.limits) {
+        if !self.watches.is_empty() && watches.all(|watch| watch.is_current(&state)) && !self.queue.is_full() {
             self.queue.push(Delivery::Progress { watch_id: None, revision: state.published });
         }
     }
@@ -186,7 +189,7 @@ impl WatchStream {
         let state = hub.lock();
         self.absorb();
         for (watch_id, watch) in self.watches.iter_mut().filter(|(_, watch)| watch.progress_notify) {
-            if watch.is_quiet && watch.is_current(&state) && !self.queue.is_full(&hub.limits) {
+            if watch.is_quiet && watch.is_current(&state) && !self.queue.is_full() {
                 self.queue.push(Delivery::Progress { watch_id: Some(*watch_id), revision: state.published });
             }
             watch.is_quiet = true;
@@ -269,13 +272,13 @@ impl WatchStream {
         let limits = &self.hub.limits;
         let lagging = Arc::make_mut(&mut self.lagging);
         let mut hits = Hits::default();
-        let mut spent = 0;
+        let (mut spent, limit) = (0, self.queue.limit());
         for transaction in page.events.chunk_by(|a, b| a.revision.main == b.revision.main) {
             hits.find(lagging, transaction, |watcher: &Watcher, event: &Event| watcher.in_page && watcher.wants(event));
             for (slot, events) in hits.by_watcher(transaction) {
                 let watcher = lagging.get_mut(slot);
                 let cost = queue::cost_of(&events);
-                if spent > 0 && spent + cost > limits.queue {
+                if spent > 0 && spent + cost > limit {
                     watcher.next = transaction[0].revision.main;
                     watcher.in_page = false;
                     continue;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::queue::Queue;
 use super::testing::{Change, Dice, FakeHistory};
-use super::{Delivery, Hub, Limits, NewWatch, Refusal, WatchOptions, WatchStream};
+use super::{Delivery, Hub, Limits, NewWatch, Refusal, WatchOptions, WatchStream, WatchedKeys, Watcher};
 use crate::mvcc::{Event, EventKind, History};
 
 fn new_hub() -> (Arc<FakeHistory>, Arc<Hub>) {
@@ -259,7 +260,7 @@ fn rule_67_progress_does_not_go_back_behind_history_that_ran_ahead() {
     assert_eq!(said(&mut stream), ["all progress rev=3"]);
 }
 
-const SMALL: Limits = Limits { queue: 3000, page: 2000, response: 1500, answers: 8 };
+const SMALL: Limits = Limits { queue: 3000, per_watch: 300, page: 2000, response: 1500, answers: 8 };
 
 #[test]
 fn rule_68_a_stream_that_never_reads_holds_no_more_than_its_bound_and_loses_nothing() {
@@ -272,7 +273,7 @@ fn rule_68_a_stream_that_never_reads_holds_no_more_than_its_bound_and_loses_noth
     }
     for _ in 0..500 {
         history.commit(&hub, &[put("a")]);
-        assert!(slow.held() <= SMALL.queue, "{} bytes", slow.held());
+        assert!(slow.held() <= SMALL.queue + SMALL.per_watch, "{} bytes", slow.held());
         quick_said.extend(queued(&mut quick));
     }
     assert_eq!((hub.counters().slow_watchers(), hub.counters().watchers()), (1, 2));
@@ -282,6 +283,27 @@ fn rule_68_a_stream_that_never_reads_holds_no_more_than_its_bound_and_loses_noth
     assert_eq!(seen, (2..=501).map(|main| format!("+a@{main}")).collect::<Vec<_>>());
     assert_eq!((hub.counters().slow_watchers(), hub.counters().pending_events()), (0, 0));
     assert_eq!(hub.counters().events(), 1000);
+}
+
+#[test]
+fn any_number_of_watches_may_each_have_a_small_event_waiting() {
+    let history = FakeHistory::new();
+    let hub = Hub::with_limits(history.clone(), 1, SMALL);
+    let mut stream = hub.open_stream();
+    for _ in 0..1000 {
+        stream.create(&watch("a", 0));
+    }
+    queued(&mut stream);
+    history.commit(&hub, &[put("a")]);
+    assert_eq!((hub.counters().slow_watchers(), hub.counters().pending_events()), (0, 1000));
+    for id in 1..1000 {
+        stream.cancel(id);
+    }
+    queued(&mut stream);
+    for _ in 0..20 {
+        history.commit(&hub, &[put("a")]);
+    }
+    assert_eq!(hub.counters().slow_watchers(), 1, "the bound goes with the watches");
 }
 
 #[test]
@@ -350,7 +372,7 @@ fn a_dropped_stream_takes_its_watches_along() {
 }
 
 #[test]
-fn a_waiting_task_is_woken_by_an_event_and_by_the_fall_of_a_watcher() {
+fn a_waiting_task_is_woken_once_by_events_of_its_watches() {
     let (history, hub) = new_hub();
     let mut stream = hub.open_stream();
     stream.create(&watch("a", 0));
@@ -364,6 +386,20 @@ fn a_waiting_task_is_woken_by_an_event_and_by_the_fall_of_a_watcher() {
     history.commit(&hub, &[put("a")]);
     assert_eq!(woken.times(), 1);
     assert!(matches!(stream.poll_next(&mut Context::from_waker(&waker)), Poll::Ready(Delivery::Events(_))));
+}
+
+#[test]
+fn a_task_that_emptied_its_queue_before_a_watcher_fell_out_is_woken_to_read_history() {
+    let (_, hub) = new_hub();
+    let queue = Queue::new(&SMALL);
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    assert!(queue.poll_pop(&Context::from_waker(&waker), hub.counters()).is_pending());
+    let watcher = Watcher { id: 0, next: 2, options: WatchOptions::default(), place: None, in_page: false };
+    let mut wakers = Vec::new();
+    queue.demote(WatchedKeys::new(b"a", b"").unwrap(), watcher, &mut wakers);
+    wakers.into_iter().for_each(Waker::wake);
+    assert_eq!(woken.times(), 1);
 }
 
 #[derive(Default)]

@@ -179,7 +179,7 @@ fn only_ranges_make_a_transaction_read_only() {
 }
 
 /// The rules again, with lists instead of sets.
-fn plainly<'r>(list: &'r [RequestOp]) -> Option<(Vec<&'r [u8]>, Vec<&'r DeleteRangeRequest>)> {
+fn plainly(list: &[RequestOp]) -> Option<(Vec<&[u8]>, Vec<&DeleteRangeRequest>)> {
     let hit = |deletes: &[&DeleteRangeRequest], key: &[u8]| {
         deletes.iter().any(|d| if d.range_end.is_empty() { key == d.key } else { key >= &d.key[..] && key < &d.range_end[..] })
     };

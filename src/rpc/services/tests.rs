@@ -14,6 +14,8 @@ use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::*;
 use crate::pb::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::rpc::calls::Shape;
+use crate::rpc::timers::SystemTimers;
 use crate::server::Server;
 use crate::wal::NoObserver;
 
@@ -32,9 +34,11 @@ impl Served {
         let data = dir.path().join("data");
         let args = [format!("--data-dir={}", data.display()), "--unsafe-no-fsync".to_owned(), "--max-txn-ops=8".to_owned()];
         let Ok(Command::Serve(config)) = config::read(Program::Bramble, &args, &[]) else { panic!("these flags are sound") };
-        let server = Server::start(&config, Host::real(), Arc::new(NoObserver)).unwrap();
-        let limits = Limits { max_txn_ops: config.max_txn_ops, max_request_bytes: config.max_request_bytes };
-        Served { api: Api::new(server.handle(), limits), server: Some(server), _dir: dir }
+        let host = Host::real();
+        let server = Server::start(&config, host.clone(), Arc::new(NoObserver)).unwrap();
+        let limits = Limits::of(&config);
+        let timers = Arc::new(SystemTimers::new(host.clock.clone()));
+        Served { api: Api::new(server.handle(), limits, timers, &host), server: Some(server), _dir: dir }
     }
 
     /// Asks a unary method.
@@ -116,12 +120,15 @@ fn metadata_is_checked() {
         HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())])
     };
     let somebody = Some(MemberId(1));
-    assert_eq!(check_metadata(&HeaderMap::new(), None), Ok(()));
-    assert_eq!(check_metadata(&metadata("client-api-version", b"3.7"), None), Ok(()));
-    assert_eq!(check_metadata(&metadata("client-api-version", b"3.\xff"), somebody), Err(Error::InvalidClientApiVersion));
-    assert_eq!(check_metadata(&metadata("hasleader", b"true"), None), Err(Error::NoLeader));
-    assert_eq!(check_metadata(&metadata("hasleader", b"true"), somebody), Ok(()));
-    assert_eq!(check_metadata(&metadata("hasleader", b"false"), None), Ok(()));
+    assert_eq!(check_metadata(&HeaderMap::new(), Shape::Unary, None), Ok(()));
+    assert_eq!(check_metadata(&metadata("client-api-version", b"3.7"), Shape::Unary, None), Ok(()));
+    assert_eq!(
+        check_metadata(&metadata("client-api-version", b"3.\xff"), Shape::Unary, somebody),
+        Err(Error::InvalidClientApiVersion)
+    );
+    assert_eq!(check_metadata(&metadata("hasleader", b"true"), Shape::Unary, None), Err(Error::NoLeader));
+    assert_eq!(check_metadata(&metadata("hasleader", b"true"), Shape::Unary, somebody), Ok(()));
+    assert_eq!(check_metadata(&metadata("hasleader", b"false"), Shape::Unary, None), Ok(()));
 }
 
 #[test]
@@ -163,18 +170,18 @@ fn a_range_is_encoded_as_the_generated_encoder_would() {
 #[test]
 fn a_long_range_comes_in_pieces_that_make_the_same_answer() {
     let served = Served::new();
-    for number in 0..30 {
-        served.put(&format!("key-{number:02}"), vec![b'v'; 100_000 + number]);
+    for number in 0..100 {
+        served.put(&format!("key-{number:02}"), vec![b'v'; 30_000 + number]);
     }
     let reply = served.reply("KV/Range", all().encode_to_vec().into(), HeaderMap::new()).unwrap();
-    assert!(reply.len() > 3_000_000);
+    assert!(reply.len() > 3_000_000, "more than is ever made at once");
     let decoded = RangeResponse::decode(reply.clone()).unwrap();
-    assert_eq!((decoded.kvs.len(), decoded.count, decoded.more), (30, 30, false));
-    assert!(decoded.kvs.iter().enumerate().all(|(number, kv)| kv.value.len() == 100_000 + number));
+    assert_eq!((decoded.kvs.len(), decoded.count, decoded.more), (100, 100, false));
+    assert!(decoded.kvs.iter().enumerate().all(|(number, kv)| kv.value.len() == 30_000 + number));
     assert_eq!(decoded.encode_to_vec(), reply);
-    let limited = served.reply("KV/Range", RangeRequest { limit: 29, ..all() }.encode_to_vec().into(), HeaderMap::new()).unwrap();
+    let limited = served.reply("KV/Range", RangeRequest { limit: 99, ..all() }.encode_to_vec().into(), HeaderMap::new()).unwrap();
     let decoded = RangeResponse::decode(limited).unwrap();
-    assert_eq!((decoded.kvs.len(), decoded.count, decoded.more), (29, 30, true));
+    assert_eq!((decoded.kvs.len(), decoded.count, decoded.more), (99, 100, true));
 }
 
 #[test]

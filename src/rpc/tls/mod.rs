@@ -116,4 +116,4 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

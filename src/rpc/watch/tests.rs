@@ -328,7 +328,7 @@ fn rule_63_fragments_leave_one_by_one_as_the_client_takes_them() {
     stage.settle();
     stage.responses();
     stage.open_window(0);
-    let changes = ["a", "b", "c", "d"].map(|key| (key, Some(&[7_u8; 150][..])));
+    let changes = ["a", "b", "c", "d"].map(|key| (key, Some(&[7_u8; 250_000][..])));
     stage.history.commit(&stage.hub, &changes);
     stage.settle();
     for expected in ["0 fragment +a@2 +b@2 rev=2", "0 +c@2 +d@2 rev=2"] {

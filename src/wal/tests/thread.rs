@@ -32,6 +32,13 @@ fn durable(reports: &Receiver<Report>, ticket: u64) -> Synced {
     std::iter::repeat_with(|| synced(reports)).find(|synced| synced.ticket >= ticket).unwrap()
 }
 
+/// Closes, and returns what was reported.
+fn all_synced(writer: Writer, reports: &Receiver<Report>) -> Vec<Synced> {
+    writer.close();
+    let synced = |report| if let Report::Synced(synced) = report { synced } else { panic!("{report:?}") };
+    reports.iter().map(synced).collect()
+}
+
 #[test]
 fn a_batch_is_reported_once_it_is_durable() {
     let (host, disk) = sim::host(1);
@@ -92,10 +99,9 @@ fn a_queued_entry_that_is_replaced_is_never_written() {
     // The commit index means the new entry 3: it must never be on disk with the old one.
     writer.submit(Unsynced { hard_state: Some(state(2, 0, 3)), entries: vec![entry(2, 2, 1 << 20), entry(2, 3, 1)] });
     disk.let_go();
-    let reported: Vec<_> = (0..3).map(|_| synced(&reports)).collect();
+    let reported = all_synced(writer, &reports);
     assert_eq!(reported.iter().map(|synced| synced.last).collect::<Vec<_>>(), [id(1, 2), id(2, 2), id(2, 3)]);
     assert_eq!(reported.iter().map(|synced| synced.hard_state.commit.0).collect::<Vec<_>>(), [0, 2, 3]);
-    writer.close();
     let (_, recovered) = Wal::open(&next_host(&disk, 2), dir(), None, Index(0), Options::default()).unwrap();
     assert!(recovered.entries == [entry(1, 1, 1), entry(2, 2, 1 << 20), entry(2, 3, 1)]);
 }
@@ -107,12 +113,11 @@ fn a_queue_beyond_the_byte_cap_takes_several_frames_and_its_ticket_comes_with_th
     let entries: Vec<_> = (1..=5).map(|index| entry(1, index, 700_000)).collect();
     let hard_state = Some(state(1, 0, 5));
     let ticket = writer.submit(Unsynced { hard_state, entries: entries.clone() });
-    let reported: Vec<_> = (0..3).map(|_| synced(&reports)).collect();
+    let reported = all_synced(writer, &reports);
     assert_eq!(reported.iter().map(|synced| synced.ticket).collect::<Vec<_>>(), [0, 0, ticket]);
     assert_eq!(reported.iter().map(|synced| synced.last.index.0).collect::<Vec<_>>(), [2, 4, 5]);
     // Never ahead of the entries beside it, and in the end what was asked for.
     assert_eq!(reported.iter().map(|synced| synced.hard_state.commit.0).collect::<Vec<_>>(), [2, 4, 5]);
-    writer.close();
     let (_, recovered) = Wal::open(&next_host(&disk, 2), dir(), None, Index(0), Options::default()).unwrap();
     assert!(recovered.entries == entries);
     assert_eq!(recovered.hard_state, state(1, 0, 5));

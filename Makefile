@@ -1,0 +1,54 @@
+# Everything a developer does here. `make run` and `make test` need nothing but the toolchains README.md names.
+
+CARGO ?= cargo
+ORACLE := tests/oracle
+DATA ?= data
+
+.PHONY: all run test check unit fmt doc clippy bless oracle oracle-kube clean
+
+all: run
+
+# Builds and serves on 127.0.0.1:2379, data in ./data.
+run: toolchain
+	$(CARGO) run --release --locked -- --data-dir=$(DATA)
+
+# What CI runs: style, documentation, and every test, the ones against real etcd included.
+test: toolchain check oracle
+	$(CARGO) test --locked
+
+check: toolchain fmt clippy doc
+
+fmt:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+# The tests inside the crate only: no Go needed.
+unit: toolchain
+	$(CARGO) test --locked --lib
+
+# Rewrites the expected output of the scripts under tests/scripts; read the difference before you keep it.
+bless: toolchain
+	BLESS=1 $(CARGO) test --locked --test tests -- script raft lease
+
+# Real etcd, its clients and its benchmark, from Go modules.
+oracle: toolchain-go
+	$(ORACLE)/build.sh etcd
+
+oracle-kube: toolchain-go
+	$(ORACLE)/build.sh kube
+
+.PHONY: toolchain toolchain-go
+toolchain:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.95 or later (https://rustup.rs)"; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing (LMDB is written in C): install gcc or clang"; exit 1; }
+
+toolchain-go:
+	@command -v go >/dev/null || { echo "go is missing: the tests compare with a real etcd, built with Go 1.24 or later"; exit 1; }
+
+clean:
+	$(CARGO) clean
