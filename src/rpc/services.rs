@@ -254,11 +254,7 @@ impl Api {
     }
 
     fn check_metadata(&self, call: &Call, shape: Shape) -> Result<(), Error> {
-        let checked = check_metadata(&call.metadata, self.server.leader());
-        if checked != Err(Error::InvalidClientApiVersion) {
-            calls::asked(shape, call.text("client-api-version").unwrap_or("unknown"));
-        }
-        checked
+        check_metadata(&call.metadata, shape, self.server.leader())
     }
 
     async fn answer(&self, method: Method, call: &Call, message: Bytes) -> Result<Reply, Status> {
@@ -313,10 +309,9 @@ impl Api {
 }
 
 /// What every call may be refused for: an unreadable version of the client, or a wish for a leader that is not there.
-fn check_metadata(metadata: &HeaderMap, leader: Option<MemberId>) -> Result<(), Error> {
-    if metadata.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
-        return Err(Error::InvalidClientApiVersion);
-    }
+fn check_metadata(metadata: &HeaderMap, shape: Shape, leader: Option<MemberId>) -> Result<(), Error> {
+    let version = metadata.get("client-api-version").map_or(Ok("unknown"), |version| std::str::from_utf8(version.as_bytes()));
+    calls::asked(shape, version.map_err(|_| Error::InvalidClientApiVersion)?);
     if leader.is_none() && metadata.get("hasleader").is_some_and(|value| value == "true") {
         return Err(Error::NoLeader);
     }
