@@ -315,3 +315,40 @@ fn metrics_are_compressed_for_those_who_can_read_it() {
         assert!(String::from_utf8(body).unwrap().contains("\na_figure 1\n"));
     }
 }
+
+#[test]
+fn head_has_the_headers_of_get_and_no_body() {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use crate::config::{Command, Program};
+    use crate::host::Host;
+    use crate::rpc::front::{Front, Offer, Protocol, Settings};
+    use crate::rpc::timers::SystemTimers;
+
+    let over_a_socket = |request: &str| {
+        let Ok(Command::Serve(config)) = crate::config::read(Program::Bramble, &[], &[]) else { panic!("defaults are sound") };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (&theirs).write_all(request.as_bytes()).unwrap();
+        let timers = Arc::new(SystemTimers::new(Host::real().clock));
+        let front = Front::new(Settings::of(&config), Arc::default(), timers);
+        let endpoints: Arc<dyn Endpoints> = served(Fake::healthy(), Some(open()));
+        let peer = Peer { addr: PeerAddr::Local, tls: false, common_name: None };
+        let io = smol::Async::new(ours).unwrap();
+        smol::block_on(front.serve(io, Protocol::Unsaid, peer, Offer { services: None, endpoints: Some(endpoints) }));
+        let mut answer = String::new();
+        (&theirs).read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head = head.lines().filter(|line| !line.starts_with("date:")).map(str::to_owned).collect::<Vec<_>>();
+        (head, body.to_owned())
+    };
+    let request = |method, path| over_a_socket(&format!("{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"));
+    let (get, body) = request("GET", "/nope");
+    assert_eq!((&*get[0], &*body), ("HTTP/1.1 404 Not Found", "404 page not found\n"));
+    let (head, body) = request("HEAD", "/nope");
+    assert_eq!((head, &*body), (get, ""));
+    let (options, body) = request("OPTIONS", "/health");
+    assert!(options.contains(&"content-length: 0".to_owned()) && body.is_empty(), "{options:?}");
+    let (health, body) = request("GET", "/health");
+    assert_eq!((&*health[0], &*body), ("HTTP/1.1 200 OK", HEALTHY));
+}
