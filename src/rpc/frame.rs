@@ -223,3 +223,87 @@ impl Buf for Segment {
         used
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for message in messages {
+            bytes.push(0);
+            bytes.extend((message.len() as u32).to_be_bytes());
+            bytes.extend(message);
+        }
+        bytes
+    }
+
+    #[test]
+    fn messages_are_the_same_however_the_stream_is_cut() {
+        let messages: Vec<Vec<u8>> =
+            [0, 1, 4, 5, 6, 300, 70_000, 200_000, 0].iter().map(|size| vec![*size as u8; *size]).collect();
+        let bytes = Bytes::from(framed(&messages));
+        for step in [1, 2, 3, 5, 7, 1000, 16_384, usize::MAX] {
+            let mut reader = Reader::new(200_000, Encoding::Identity);
+            let mut read = Vec::new();
+            let mut rest = bytes.clone();
+            while !rest.is_empty() {
+                reader.push(rest.split_to(step.min(rest.len())));
+                while let Some(message) = reader.next().unwrap() {
+                    read.push(message.to_vec());
+                }
+            }
+            assert!(read == messages && reader.is_between_messages(), "in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn a_stream_ends_well_only_between_messages() {
+        for (bytes, well) in [(&[][..], true), (&[0], false), (&[0, 0, 0, 0, 1], false), (&[0, 0, 0, 0, 1, 7], true)] {
+            let mut reader = Reader::new(10, Encoding::Identity);
+            reader.push(Bytes::copy_from_slice(bytes));
+            while reader.next().unwrap().is_some() {}
+            assert_eq!(reader.is_between_messages(), well, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_segment_may_be_cut_anywhere() {
+        let whole = || Segment::first(3, Bytes::from_static(b"abc"));
+        let bytes = b"\0\0\0\0\x03abc";
+        for first in 0..=8 {
+            for second in first..=8 {
+                let mut rest = whole();
+                let (mut one, mut two) = (rest.split_to(first), rest.split_to(second - first));
+                let mut three = rest;
+                let parts = [&mut one, &mut two, &mut three].map(|part| part.copy_to_bytes(part.remaining()));
+                assert_eq!(parts[0], bytes[..first]);
+                assert_eq!(parts[1], bytes[first..second]);
+                assert_eq!(parts[2], bytes[second..]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_is_read_in_slices() {
+        let mut segment = Segment::first(3, Bytes::from_static(b"abc"));
+        segment.advance(2);
+        let mut slices = [IoSlice::new(&[]); 4];
+        let count = segment.chunks_vectored(&mut slices);
+        let read: Vec<&[u8]> = slices[..count].iter().map(|slice| &slice[..]).collect();
+        assert_eq!(read, [&b"\0\0\x03"[..], b"abc"]);
+    }
+
+    #[test]
+    fn cut_segments_share_their_ticket() {
+        let allowance = Allowance::new(10);
+        let mut segment = Segment::first(7, Bytes::from_static(b"abcdefg")).ticketed(&allowance);
+        assert!(!allowance.has_room());
+        let first = segment.split_to(5);
+        assert!(!allowance.has_room());
+        drop(first);
+        assert!(allowance.has_room());
+        drop(segment);
+        assert!(allowance.ticket(0).grow(10), "all was given back");
+    }
+}

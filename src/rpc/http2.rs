@@ -16,6 +16,7 @@ use h2::{RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode, header};
 
 use super::allowance::Allowance;
+use super::authority::Mended;
 use super::call::{self, Begun, Shared};
 use super::frame::{Encoding, Segment};
 use super::front::{Link, plain_text};
@@ -44,7 +45,7 @@ const REPLIES: usize = 1024 * 1024;
 
 /// Serves a connection to its end.
 pub async fn serve(stream: Stream, link: Arc<Link>, guest: Guest) {
-    let wire = Wire::new(stream);
+    let wire = Wire::new(Stream::new(Mended::new(stream)));
     let h2 = match within(&*link.timers, HANDSHAKE, settings(&link).handshake(wire.clone())).await {
         Some(Ok(h2)) => h2,
         Some(Err(error)) => return log::debug!("no HTTP/2 with {}: {error}", link.peer.addr),

@@ -15,6 +15,7 @@
 //! keeps its connection from reading, writing or answering PINGs.
 
 mod allowance;
+mod authority;
 mod call;
 mod calls;
 mod check;

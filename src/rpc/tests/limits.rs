@@ -88,12 +88,16 @@ impl Deaf {
     }
 
     fn call(&mut self, rig: &Rig, method: &str, message: &[u8]) {
+        self.call_as(rig, "server", method, message);
+    }
+
+    fn call_as(&mut self, rig: &Rig, authority: &str, method: &str, message: &[u8]) {
         let mut block = Vec::new();
         let path = format!("/test.Service/{method}");
         for (name, value) in [
             (":method", "POST"),
             (":scheme", "http"),
-            (":authority", "server"),
+            (":authority", authority),
             (":path", &*path),
             ("content-type", "application/grpc"),
         ] {
@@ -236,4 +240,16 @@ fn an_idle_client_is_pinged_and_a_silent_one_is_dropped() {
     assert_eq!(rig.services.dropped.load(Ordering::SeqCst), 0);
     rig.advance(Duration::from_secs(20));
     assert_eq!(rig.services.dropped.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn odd_authorities_of_etcds_clients_are_accepted() {
+    for authority in ["server:2379", "#initially=[http://a:2379;http://b:2379]", "/run/etcd.sock", "a b"] {
+        let rig = Rig::new();
+        let mut client = Deaf::new(&rig);
+        for _ in 0..3 {
+            client.call_as(&rig, authority, "Echo", b"");
+        }
+        assert_eq!(rig.services.started.load(Ordering::SeqCst), 3, "{authority}");
+    }
 }

@@ -109,9 +109,7 @@ impl AsyncRead for Pipe {
             return Poll::Pending;
         }
         let count = lane.bytes.len().min(buffer.len());
-        for (to, from) in buffer.iter_mut().zip(lane.bytes.drain(..count)) {
-            *to = from;
-        }
+        io::Read::read_exact(&mut lane.bytes, &mut buffer[..count])?;
         lane.writer.take().into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(count))
     }
