@@ -108,18 +108,7 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
     for job in todo {
         match job {
             Job::Prune => {
-                let begun = Instant::now();
-                let step = || {
-                    let begun = Instant::now();
-                    let more = shared.store.prune_step();
-                    metrics::INDEX_COMPACTION_PAUSE.observe(begun.elapsed());
-                    more
-                };
-                while step() {
-                    // Readers and the loop wait for the same lock: let them go first.
-                    thread::yield_now();
-                }
-                metrics::COMPACTION_TOTAL.observe(begun.elapsed());
+                prune(shared);
                 shared.inbox.ask(Ask::Checkpoint(Outcome::Pruned));
             }
             Job::Checkpoint(snapshot) => {
@@ -155,6 +144,25 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
             }
         }
     }
+}
+
+/// Prunes the index for the last compaction, step by step. A start asks for it too, in case a crash has left something.
+fn prune(shared: &Shared) {
+    if !shared.store.needs_pruning() {
+        return;
+    }
+    let begun = Instant::now();
+    loop {
+        let step = Instant::now();
+        let more = shared.store.prune_step();
+        metrics::INDEX_COMPACTION_PAUSE.observe(step.elapsed());
+        if !more {
+            break;
+        }
+        // Readers and the loop wait for the same lock: let them go first.
+        thread::yield_now();
+    }
+    metrics::COMPACTION_TOTAL.observe(begun.elapsed());
 }
 
 impl Snapshot {

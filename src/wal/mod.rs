@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use crate::error::Fault;
 use crate::host::Host;
+use crate::metrics;
 use crate::raft::{Entry, HardState, Index, LogId};
 
 use frame::{Buffer, Kind};
@@ -280,7 +281,9 @@ impl Wal {
             return Ok(Appended { bytes: bytes + SECTOR as u64, sync });
         }
         let segment = &self.current;
+        let begun = self.host.clock.now();
         let crc = write_frame(&mut self.buffer, segment, hard_state, entries)?;
+        metrics::WAL_WRITE.observe(self.host.clock.now().saturating_sub(begun));
         let sync = self.sync(segment)?;
         self.current.end += bytes;
         self.current.chain = crc;
