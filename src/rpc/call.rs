@@ -92,6 +92,10 @@ impl From<End> for Status {
 /// Answers a unary call. Runs inside the connection's task.
 pub async fn unary(shared: &Shared, begun: Begun) {
     let Begun { id, method, call, encoding, body, mut sender } = begun;
+    // A call that comes too late is not begun.
+    if call.deadline.is_some_and(|at| at <= shared.timers.now()) {
+        return sender.finish(Err(&Error::DeadlineExceeded.into()));
+    }
     let mut alarm = call.deadline.map(|at| shared.alarms.alarm(at, id));
     let mut tally = Tally::new(shared, method);
     // The request counts as held until the reply is made: it lives as long.

@@ -147,7 +147,17 @@ impl Wire {
         let gate = Arc::new(Gate { open: AtomicBool::new(true), task: AtomicWaker::new() });
         let gate_waker = Waker::from(gate.clone());
         let (out, written) = (Vec::new(), 0);
-        Wire(Arc::new(Mutex::new(Ends { stream, gate, gate_waker, turn_left: TURN, received: 0, out, written, defer: false, blocked: false })))
+        Wire(Arc::new(Mutex::new(Ends {
+            stream,
+            gate,
+            gate_waker,
+            turn_left: TURN,
+            received: 0,
+            out,
+            written,
+            defer: false,
+            blocked: false,
+        })))
     }
 
     /// From now on the connection's task flushes, with [`Wire::poll_end_turn`].

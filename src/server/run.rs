@@ -351,6 +351,8 @@ impl Loop {
         }
         let finished = run.finish();
         self.shared.hub.publish(&finished.events, finished.revision);
+        // Whoever has an answer and asks for the status sees its entry applied.
+        self.shared.applied.store(self.applied.index.0, Ordering::Relaxed);
         for (reply, answer) in answers {
             send(Some(reply), answer);
         }
