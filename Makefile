@@ -37,7 +37,7 @@ bless: toolchain
 
 # Real etcd, its clients and its benchmark, from Go modules.
 oracle: toolchain-go
-	$(ORACLE)/build.sh etcd
+	$(ORACLE)/build.sh
 
 oracle-kube: toolchain-go
 	$(ORACLE)/build.sh kube
@@ -48,7 +48,7 @@ toolchain:
 	@command -v cc >/dev/null || { echo "a C compiler is missing (LMDB is written in C): install gcc or clang"; exit 1; }
 
 toolchain-go:
-	@command -v go >/dev/null || { echo "go is missing: the tests compare with a real etcd, built with Go 1.24 or later"; exit 1; }
+	@command -v go >/dev/null || { echo "go is missing: the tests compare with a real etcd, built with Go 1.26 or later"; exit 1; }
 
 clean:
 	$(CARGO) clean
