@@ -1,7 +1,7 @@
 //! The checkpoint: one LMDB file, written rarely and in whole transactions. The only room that names the LMDB binding.
 //!
 //! In: batches of puts and deletes from one writer at a time. Out: short-lived [`Reader`]s, each a frozen view.
-//! Always: a batch is there whole or not at all; a row read back is the row written, or a [`Fault`] says it is damaged.
+//! Always: a batch is there whole or not at all; a row read back is the row written, or a [`crate::error::Fault`] says it is damaged.
 //!
 //! All tables share LMDB's unnamed tree, told apart by the first byte of the key: one root to rewrite per commit. Every value
 //! carries a CRC-32C of its key and bytes, because LMDB 0.9 itself would hand out a damaged page without a word.

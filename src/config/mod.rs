@@ -60,7 +60,7 @@ impl Program {
 pub enum Command {
     /// Run the server.
     Serve(Box<Config>),
-    /// Print [`help`].
+    /// Print [`help()`].
     Help,
     /// Print the version.
     Version,

@@ -129,6 +129,7 @@ macro_rules! flags {
     ($($group:literal { $($name:tt $field:ident: $type:ty = $default:tt, $help:tt $(, inert $why:tt)?;)* })*) => {
         /// What was set, by flag, variable or file, before any default: each value is well formed, none is checked against another.
         #[derive(FromArgs, Debug)]
+        #[allow(dead_code)] // an inert flag is taken and checked for form, and its value goes nowhere
         pub struct LowArgs {
             $($(
                 #[doc = $help]

@@ -180,7 +180,7 @@ mod tests {
     /// What etcd prints for its default configuration.
     #[test]
     fn ids_are_those_of_etcd() {
-        let id = member(&"http://localhost:2380".to_owned()).id;
+        let id = member("http://localhost:2380").id;
         assert_eq!(id.to_string(), "8e9e05c52164694d");
         assert_eq!(format!("{:x}", cluster_id([id])), "cdf818194e3a8c32");
     }
