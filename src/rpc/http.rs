@@ -13,6 +13,7 @@ use super::grpc::{BoxFuture, Peer};
 /// What a listener answers to requests that are not gRPC.
 pub trait Endpoints: Send + Sync + 'static {
     /// Answers one request. Its body was read whole, within the limit of the listener; HEAD's answer loses its body by itself.
+    /// The host that was asked for is the URI's authority over HTTP/2, and the Host header over HTTP/1.1.
     fn answer(self: Arc<Self>, peer: Arc<Peer>, request: Request<Bytes>) -> BoxFuture<Response<Body>>;
 }
 

@@ -1,13 +1,17 @@
 //! From bytes on a socket to a call, and back. The only room that knows that HTTP/2 exists, so its library stays replaceable.
 //!
 //! ```text
-//! listen.rs     sockets -> [`Stream`]s          stream.rs   one type for TCP, unix, TLS and a simulator's pipes
-//! tls.rs        handshakes, certificate files   front.rs    what a connection speaks: sniff or ALPN, then ...
-//! http2.rs      ... one task per connection     http1.rs    ... or hyper's HTTP/1.1
-//! call.rs       one gRPC call on one stream     frame.rs    gRPC's length-prefixed messages, gzip
-//! metadata.rs   timeouts, percent and base64    status.rs   every [`crate::error::Error`] as code and text
-//! grpc.rs       what the services implement     http.rs     what the HTTP endpoints implement
-//! services.rs   etcd's gRPC services            endpoints/  /health, /metrics, /version
+//! listen.rs     sockets -> connections           stream.rs     one type for TCP, unix, TLS and a simulator's pipes
+//! tls/          handshakes, certificate files    front.rs      what a connection speaks: sniff or ALPN, then ...
+//! http2.rs      ... one task per connection      http1.rs      ... or hyper's HTTP/1.1
+//! authority.rs  odd headers of older clients     keepalive.rs  clients that are gone without a word
+//! call.rs       one gRPC call on one stream      frame.rs      gRPC's length-prefixed messages, gzip
+//! sender.rs     our half of its stream           outlet.rs     a stream's replies on their way there
+//! metadata.rs   timeouts, percent and base64     status.rs     every [`crate::error::Error`] as code and text
+//! allowance.rs  memory that clients may take     stop.rs       the end of all connections
+//! timers.rs     time, as a seam
+//! grpc.rs       what the services implement      http.rs       what the HTTP endpoints implement
+//! services.rs   etcd's gRPC services             endpoints/    /health, /metrics, /version
 //! ```
 //!
 //! In: connections, as any `AsyncRead + AsyncWrite`. Out: [`grpc::Services`] and [`http::Endpoints`] are asked, and their answers sent.

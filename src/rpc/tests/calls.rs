@@ -148,6 +148,14 @@ fn a_bomb_is_not_inflated_beyond_the_limit() {
 }
 
 #[test]
+fn what_a_bomb_holds_beyond_the_limit_is_not_even_looked_at() {
+    // Cut in half: whoever inflates it to its end finds it damaged.
+    let bomb = gzip(&vec![0; 100 << 20]);
+    let request = post("/test.Service/Echo").header("grpc-encoding", "gzip");
+    assert_eq!(ask(request, flagged(1, &bomb[..bomb.len() / 2])).status().0, "8");
+}
+
+#[test]
 fn broken_compression_is_an_answer() {
     let request = post("/test.Service/Echo").header("grpc-encoding", "gzip");
     let outcome = ask(request, flagged(1, b"no gzip"));

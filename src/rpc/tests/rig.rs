@@ -419,10 +419,15 @@ pub fn post(method: &str) -> http::request::Builder {
 
 impl Client {
     pub async fn over(stream: Stream, executor: &Executor<'static>) -> Client {
+        let (stream_window, connection_window) = (65_535, 1024 * 1024);
+        Client::with_windows(stream, executor, stream_window, connection_window).await
+    }
+
+    pub async fn with_windows(stream: Stream, executor: &Executor<'static>, one: u32, all: u32) -> Client {
         let wire = Wire::new(stream);
         let (requests, mut connection) = h2::client::Builder::new()
-            .max_concurrent_reset_streams(5000)
-            .initial_connection_window_size(1024 * 1024)
+            .initial_window_size(one)
+            .initial_connection_window_size(all)
             .handshake(wire.clone())
             .await
             .unwrap();

@@ -334,6 +334,33 @@ fn revoked_clients_are_refused_as_soon_as_the_list_says_so() {
 }
 
 #[test]
+fn every_handshake_looks_at_the_certificate_anew() {
+    let files = Files::new();
+    let acceptor = TlsAcceptor::new(&files.mutual()).unwrap();
+    let pair = files.authority.sign("client", 3, &[]);
+    for version in [&TLS12, &TLS13] {
+        // A client that would resume its session if it could.
+        let config = Arc::new(Client { pair: Some(&pair), versions: vec![version], ..Client::default() }.config());
+        for _ in 0..3 {
+            let (near, far) = pipe();
+            let connect = TlsConnector::from(config.clone()).connect("localhost".try_into().unwrap(), near);
+            let server = async {
+                let mut stream = acceptor.clone().accept(Stream::new(far)).await.unwrap().stream;
+                stream.write_all(b"!").await.unwrap();
+                stream.flush().await.unwrap();
+            };
+            let client = async {
+                let mut stream = connect.await.unwrap();
+                stream.read_exact(&mut [0]).await.unwrap();
+                stream.get_ref().1.handshake_kind()
+            };
+            let ((), kind) = smol::block_on(futures_lite::future::zip(server, client));
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+        }
+    }
+}
+
+#[test]
 fn only_allowed_names_come_in() {
     let files = Files::new();
     let alice = files.authority.sign("alice", 3, &["alice.example.com", "10.0.0.1"]);
