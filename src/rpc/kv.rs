@@ -84,6 +84,10 @@ where
     T: Send + 'static,
 {
     let few = rows.len() <= INLINE_ROWS;
+    if !few {
+        // Read transactions are as many as threads, not as many as clients that wait for one.
+        rows.park();
+    }
     let read = move || {
         let result = work(&mut rows)?;
         rows.park();
