@@ -1,10 +1,11 @@
 //! The LMDB environment: opening, one writer, short readers, and the compacting copy that shrinks the file.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::ops::Bound;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Instant;
 
@@ -24,8 +25,11 @@ const REMEDY: &str =
 /// lmdb.h: the map must be a multiple of the page size; 64 KiB is one on every kernel we run on.
 const MAP_UNIT: u64 = 64 << 10;
 
-/// Readers are held for one short pass by executor threads, the loop and the checkpoint thread, never across an await.
-const MAX_READERS: u32 = 126;
+/// Readers are held for one short pass, never across an await: by the executor threads, the loop, the checkpoint thread, and the
+/// pool that long passes are sent to, which has 500 threads at the most.
+const MAX_READERS: u32 = 1000;
+/// lmdb.h: a reader's slot is a cache line, and there is a head of a few. LMDB takes a longer lock file as it is.
+const LOCK_FILE_BYTES: u64 = (MAX_READERS as u64 + 24) * 64;
 
 type Tree<'e> = Database<'e, Raw, Raw>;
 
@@ -51,9 +55,12 @@ pub struct Options {
 pub struct Backend {
     path: PathBuf,
     options: Options,
-    current: RwLock<Arc<Generation>>,
+    /// None if a defragmentation could not open the file again: the process is ending then.
+    current: RwLock<Option<Arc<Generation>>>,
     /// LMDB allows one write transaction at a time and waits inside for the next; ours are few, so we queue before it.
     writer: Mutex<()>,
+    /// The file's name is durable. Asked for with the first batch, so that no start waits for it.
+    named: AtomicBool,
 }
 
 /// Sizes in bytes.
@@ -80,12 +87,23 @@ impl Backend {
     /// # Errors
     /// A fault if the file is not ours, is cut short or cannot be mapped.
     pub fn open(path: &Path, options: Options) -> Result<Backend, Fault> {
+        for leftover in [copy_path(path), birth_path(path), lock_path(&birth_path(path))] {
+            remove_if_there(&leftover).map_err(|e| Fault::io("remove", &leftover, &e))?;
+        }
+        if !has_content(path)? {
+            give_birth(path)?;
+        }
         extend_to_mapped_length(path)?;
         let generation = Generation::open(path, options)?;
-        let backend =
-            Backend { path: path.to_owned(), options, current: RwLock::new(Arc::new(generation)), writer: Mutex::new(()) };
+        let backend = Backend {
+            path: path.to_owned(),
+            options,
+            current: RwLock::new(Some(Arc::new(generation))),
+            writer: Mutex::new(()),
+            named: AtomicBool::new(options.no_fsync),
+        };
         // A process that died inside a read leaves its slot behind, and the slot would pin old pages.
-        let env = backend.generation();
+        let env = backend.generation()?;
         env.borrow_owner().clear_stale_readers().map_err(|e| backend.fault("check the readers of", &e))?;
         Ok(backend)
     }
@@ -95,7 +113,7 @@ impl Backend {
     /// # Errors
     /// A fault if the environment is broken.
     pub fn reader(&self) -> Result<Reader, Fault> {
-        let generation = self.generation();
+        let generation = self.generation()?;
         let txn = generation.borrow_owner().clone().static_read_txn().map_err(|e| self.fault("read", &e))?;
         Ok(Reader { txn, generation, path: self.path.clone(), key: Vec::new(), _open: metrics::READ_TRANSACTIONS.hold() })
     }
@@ -106,13 +124,19 @@ impl Backend {
     /// What `fill` returned, or why the commit failed. Nothing was written then.
     pub fn write(&self, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), WriteError>) -> Result<(), WriteError> {
         let _one_at_a_time = self.writer.lock().expect("a writer panicked");
-        let generation = self.generation();
+        let generation = self.generation().map_err(WriteError::Fault)?;
         let txn = generation.borrow_owner().write_txn().map_err(|e| self.write_error("begin to write", e))?;
         let mut writer = Writer { txn, tree: generation.borrow_dependent(), backend: self, key: Vec::new(), value: Vec::new() };
         fill(&mut writer)?;
         let begun = Instant::now();
         writer.txn.commit().map_err(|e| self.write_error("write", e))?;
         metrics::BACKEND_COMMIT.observe(begun.elapsed());
+        // Whoever hears that the batch is durable lets go of the WAL, so the file must not lose its name either. A process that was
+        // killed may have left a name behind that no sync has covered, so every process asks once.
+        if !self.named.load(Ordering::Relaxed) {
+            sync_parent(&self.path).map_err(WriteError::Fault)?;
+            self.named.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -121,7 +145,7 @@ impl Backend {
     /// # Errors
     /// A fault if the environment is broken.
     pub fn size(&self) -> Result<Size, Fault> {
-        let generation = self.generation();
+        let generation = self.generation()?;
         let env = generation.borrow_owner();
         let file = env.real_disk_size().map_err(|e| self.fault("stat", &e))?;
         let stat = env.unnamed_database_stat();
@@ -138,38 +162,49 @@ impl Backend {
         let _no_batches = self.writer.lock().expect("a writer panicked");
         let _inflight = metrics::DEFRAGS_INFLIGHT.hold();
         let begun = Instant::now();
-        let copy = self.path.with_extension("compact");
-        remove_if_there(&copy).map_err(|e| self.write_error("clear the way beside", e.into()))?;
-        let generation = self.generation();
-        let file =
-            generation.borrow_owner().copy_to_path(&copy, CompactionOption::Enabled).map_err(|e| self.write_error("copy", e))?;
-        drop(generation);
-        file.sync_all().map_err(|e| self.write_error("sync the copy of", e.into()))?;
+        let copy = copy_path(&self.path);
+        if let Err(error) = self.copy_to(&copy) {
+            // A copy that found no room must not keep what it took. Best effort: the next start removes it too.
+            let _ = fs::remove_file(&copy);
+            return Err(error);
+        }
         self.swap_in(&copy).map_err(WriteError::Fault)?;
         metrics::DEFRAG.observe(begun.elapsed());
         Ok(())
     }
 
+    /// Makes a durable copy without free pages.
+    fn copy_to(&self, copy: &Path) -> Result<(), WriteError> {
+        remove_if_there(copy).map_err(|e| self.write_error("clear the way beside", e.into()))?;
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(copy);
+        let mut file = file.map_err(|e| self.write_error("make a file beside", e.into()))?;
+        let generation = self.generation().map_err(WriteError::Fault)?;
+        let copied = generation.borrow_owner().copy_to_file(&mut file, CompactionOption::Enabled);
+        copied.map_err(|e| self.write_error("copy", e))?;
+        file.sync_all().map_err(|e| self.write_error("sync the copy of", e.into()))
+    }
+
+    /// Readers wait from here to the end. If it fails, one of the two files stands whole under the name, with the same rows.
     fn swap_in(&self, copy: &Path) -> Result<(), Fault> {
         let mut current = self.current.write().expect("a reader panicked");
-        // Our own reference has to go before LMDB can close the file, and nobody can take a new one while we hold the lock.
-        let closing = current.borrow_owner().clone().prepare_for_closing();
-        let path = &self.path;
-        let placeholder = copy.with_extension("closing");
-        *current = Arc::new(Generation::open(&placeholder, Options { map_bytes: MAP_UNIT * 16, no_fsync: true })?);
+        // Nobody can take a new reference while we hold the lock, and LMDB closes the file with the last one.
+        let Some(old) = current.take() else { return Err(self.not_open()) };
+        let closing = old.borrow_owner().clone().prepare_for_closing();
+        drop(old);
         closing.wait();
+        let path = &self.path;
         fs::rename(copy, path).map_err(|e| Fault::io("rename onto", path, &e))?;
         sync_parent(path)?;
-        *current = Arc::new(Generation::open(path, self.options)?);
-        drop(current);
-        for leftover in [placeholder.clone(), lock_path(&placeholder)] {
-            remove_if_there(&leftover).map_err(|e| Fault::io("remove", &leftover, &e))?;
-        }
+        *current = Some(Arc::new(Generation::open(path, self.options)?));
         Ok(())
     }
 
-    fn generation(&self) -> Arc<Generation> {
-        self.current.read().expect("a defragmentation panicked").clone()
+    fn generation(&self) -> Result<Arc<Generation>, Fault> {
+        self.current.read().expect("a defragmentation panicked").clone().ok_or_else(|| self.not_open())
+    }
+
+    fn not_open(&self) -> Fault {
+        Fault::new(format!("the checkpoint {} could not be opened again after a defragmentation", self.path.display()))
     }
 
     fn write_error(&self, doing: &str, error: heed::Error) -> WriteError {
@@ -201,7 +236,45 @@ impl Generation {
     }
 }
 
+/// Makes a new, empty file under another name and renames it, so that no crash leaves one that is begun and not finished.
+fn give_birth(path: &Path) -> Result<(), Fault> {
+    let birth = birth_path(path);
+    let closing = {
+        let generation = Generation::open(&birth, Options { map_bytes: 16 * MAP_UNIT, no_fsync: true })?;
+        generation.borrow_owner().clone().prepare_for_closing()
+    };
+    closing.wait();
+    fs::File::open(&birth).and_then(|file| file.sync_all()).map_err(|e| Fault::io("sync", &birth, &e))?;
+    fs::rename(&birth, path).map_err(|e| Fault::io("rename", &birth, &e))?;
+    let lock = lock_path(&birth);
+    remove_if_there(&lock).map_err(|e| Fault::io("remove", &lock, &e))
+}
+
+/// Whether a file is there that is more than a name. A power cut during the first start may leave a file without bytes, or with
+/// nothing but zeros: nothing was ever checkpointed to it, and the WAL says if that is true.
+fn has_content(path: &Path) -> Result<bool, Fault> {
+    let mut head = Vec::new();
+    match fs::File::open(path).and_then(|file| file.take(2 << 12).read_to_end(&mut head)) {
+        Ok(_) => Ok(head.iter().any(|byte| *byte != 0)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Fault::io("read", path, &e)),
+    }
+}
+
+/// LMDB maps its lock file and would die of SIGBUS if it touched a page of it that a full disk has no block for.
+fn allocate_lock_file(path: &Path) -> Result<(), Fault> {
+    let lock = lock_path(path);
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock);
+    let file = file.map_err(|e| Fault::io("open", &lock, &e))?;
+    let len = file.metadata().map_err(|e| Fault::io("stat", &lock, &e))?.len();
+    if len < LOCK_FILE_BYTES {
+        file.write_all_at(&vec![0; LOCK_FILE_BYTES as usize], 0).map_err(|e| Fault::io("write", &lock, &e))?;
+    }
+    Ok(())
+}
+
 fn open_env(path: &Path, options: Options) -> Result<Env<WithoutTls>, Fault> {
+    allocate_lock_file(path)?;
     let mut map_bytes = usize::try_from(map_bytes(options.map_bytes)).unwrap_or(1 << 30);
     loop {
         let mut builder = EnvOpenOptions::new().read_txn_without_tls();
@@ -304,6 +377,16 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
+}
+
+/// Where a defragmentation writes to.
+fn copy_path(path: &Path) -> PathBuf {
+    path.with_extension("compact")
+}
+
+/// Where a new file is made.
+fn birth_path(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn lock_path(path: &Path) -> PathBuf {
@@ -441,6 +524,8 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const OPTIONS: Options = Options { map_bytes: 16 << 20, no_fsync: true };
@@ -522,6 +607,62 @@ mod tests {
         assert_eq!(value(&backend, Table::Row, &7u32.to_be_bytes()), Some(vec![7; 1 << 20]));
         backend.write(|w| w.put(Table::Meta, b"after", b"wards")).unwrap();
         assert_eq!(value(&backend, Table::Meta, b"after").as_deref(), Some(&b"wards"[..]));
+    }
+
+    #[test]
+    fn a_defragmentation_keeps_the_file_private_and_leaves_nothing_beside_it() {
+        let (dir, backend) = open();
+        backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
+        backend.defragment().unwrap();
+        let mode = fs::metadata(dir.path().join("db")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["db", "db-lock"]);
+    }
+
+    #[test]
+    fn a_swap_that_fails_leaves_the_rows_on_disk_and_no_panic() {
+        let (dir, backend) = open();
+        backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
+        assert!(backend.swap_in(&dir.path().join("not there")).is_err());
+        assert!(backend.reader().is_err());
+        assert!(matches!(backend.write(|_| Ok(())), Err(WriteError::Fault(_))));
+        assert!(matches!(backend.defragment(), Err(WriteError::Fault(_))));
+        assert!(backend.size().is_err());
+        drop(backend);
+        let backend = Backend::open(&dir.path().join("db"), OPTIONS).unwrap();
+        assert_eq!(value(&backend, Table::Row, b"k").as_deref(), Some(&b"v"[..]));
+    }
+
+    #[test]
+    fn a_birth_cut_short_and_leftovers_of_a_crash_are_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        for left in [vec![], vec![0; 100], vec![0; 8192]] {
+            fs::write(&path, left).unwrap();
+            fs::write(copy_path(&path), b"half a copy").unwrap();
+            fs::write(birth_path(&path), b"half a file").unwrap();
+            let backend = Backend::open(&path, OPTIONS).unwrap();
+            backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
+            assert!(!copy_path(&path).exists() && !birth_path(&path).exists());
+        }
+    }
+
+    /// The pool that long ranges are read in has so many threads, and each may hold a reader.
+    #[test]
+    fn there_are_readers_for_every_thread_there_can_be() {
+        let (_dir, backend) = open();
+        let readers: Vec<_> = (0..600).map(|_| backend.reader().unwrap()).collect();
+        assert_eq!(readers.len(), 600);
+    }
+
+    #[test]
+    fn the_lock_file_is_allocated_so_that_a_full_disk_cannot_kill_us_in_it() {
+        use std::os::unix::fs::MetadataExt;
+        let (dir, _backend) = open();
+        let lock = fs::metadata(dir.path().join("db-lock")).unwrap();
+        assert!(lock.blocks() * 512 >= lock.len() && lock.len() >= LOCK_FILE_BYTES, "{} blocks", lock.blocks());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use futures_lite::{StreamExt, future};
-use smol::Executor;
+use smol::{Executor, channel};
 
 use crate::config::{self, Config, ListenAddr, ListenUrl, Tls};
 use crate::error::Fault;
@@ -41,7 +41,7 @@ pub fn serve(config: Config) -> Result<(), Fault> {
     }
     // Sockets first: an address in use is a matter of a moment, and the store's start may take longer.
     let sockets = Sockets::bind(&config)?;
-    let server = Server::start(&config, host.clone(), Arc::new(Metered))?;
+    let Some(server) = start(&config, &host, &mut signals)? else { return Ok(()) };
     let executor = start_executor()?;
     let timers: Arc<dyn Timers> = Arc::new(SystemTimers::new(host.clock.clone()));
     let front = Front::new(Settings::of(&config), executor.clone(), timers.clone());
@@ -72,14 +72,47 @@ pub fn serve(config: Config) -> Result<(), Fault> {
     server.stop();
     server.wait()?;
     log::info!("stopped");
-    if let Some(signal) = signal
-        && std::process::id() != 1
-    {
-        log::logger().flush();
-        // Whoever waits for us sees that we did as we were told. If the signal does not end us, the exit code will do.
-        let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
+    if let Some(signal) = signal {
+        end_by(signal);
     }
     Ok(())
+}
+
+/// Starts the store. A signal that comes before it can serve ends the process at once, however long a disk makes it wait: a start
+/// may be cut short anywhere. None if that signal did not end us.
+fn start(config: &Config, host: &Host, signals: &mut Signals) -> Result<Option<Server>, Fault> {
+    let (begun, has_begun) = channel::bounded(1);
+    let (config, host) = (config.clone(), host.clone());
+    let work = move || {
+        // Nobody listens if a signal was faster.
+        let _ = begun.send_blocking(Server::start(&config, host, Arc::new(Metered)));
+    };
+    let spawned = thread::Builder::new().name("start".into()).spawn(work);
+    spawned.map_err(|e| Fault::new(format!("cannot start a thread: {e}")))?;
+    let begun = async { Ok(has_begun.recv().await.expect("a panic would have ended the process")) };
+    let asked = async {
+        match signals.next().await {
+            Some(Ok(signal)) => Err(signal),
+            _ => future::pending().await,
+        }
+    };
+    match future::block_on(future::or(begun, asked)) {
+        Ok(server) => server.map(Some),
+        Err(signal) => {
+            log::info!("received {signal:?} while starting: leaving at once");
+            end_by(signal);
+            Ok(None)
+        }
+    }
+}
+
+/// Ends by the signal that we were asked to end by, so that whoever waits for us sees that we did as we were told. A container's
+/// first process returns instead, and so do we if the signal does not end us.
+fn end_by(signal: Signal) {
+    if std::process::id() != 1 {
+        log::logger().flush();
+        let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
+    }
 }
 
 /// What a socket serves.

@@ -81,6 +81,11 @@ impl Checkpoint {
         self.rows.is_empty() && self.removed.is_empty() && !self.moved
     }
 
+    /// Whether it removes compacted rows.
+    pub fn removes_rows(&self) -> bool {
+        !self.removed.is_empty()
+    }
+
     /// Whether compacted rows are left for the next checkpoint to remove.
     pub fn leaves_garbage(&self) -> bool {
         self.leaves_garbage

@@ -84,6 +84,10 @@ where
     T: Send + 'static,
 {
     let few = rows.len() <= INLINE_ROWS;
+    if !few {
+        // Read transactions are as many as threads, not as many as clients that wait for one.
+        rows.park();
+    }
     let read = move || {
         let result = work(&mut rows)?;
         rows.park();
@@ -127,6 +131,7 @@ pub async fn range_stream(api: &Api, request: RangeRequest, replies: &mut Replie
 
 /// `Put`.
 pub async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status> {
+    api.server.admit_put(&request)?;
     check::put(&request)?;
     let mut response = api.server.put(request).await?;
     response.header = Some(api.completed(response.header));
@@ -144,6 +149,7 @@ pub async fn delete_range(api: &Api, request: DeleteRangeRequest) -> Result<Repl
 /// `Txn`. One that only reads takes no part of the log. The headers of its operations hold the revision alone, as the store made
 /// them.
 pub async fn txn(api: &Api, request: TxnRequest) -> Result<Reply, Status> {
+    api.server.admit_txn(&request)?;
     check::txn(&request, api.limits.max_txn_ops)?;
     let mut response = if check::is_read_only(&request) {
         api.server.read_txn(&request, check::is_serializable(&request)).await?

@@ -8,8 +8,8 @@
 
 use std::convert::Infallible;
 use std::fs;
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::sync_channel;
@@ -26,12 +26,12 @@ use super::compactor::Compactor;
 use super::handle::Handle;
 use super::inbox::{Ask, Inbox};
 use super::membership::{self, Member, Membership};
-use super::run::{FIRST_TERM, Loop, Parts, Settings};
-use super::shared::Shared;
+use super::run::{FIRST_TERM, Loop, Parts, Settings, Thresholds};
+use super::shared::{LeaderLoss, Shared};
 use crate::backend::{self, Backend};
 use crate::config::Config;
 use crate::error::Fault;
-use crate::host::Host;
+use crate::host::{Disk, Host};
 use crate::lease::{self, LeaseId, Lessor};
 use crate::mvcc::Store;
 use crate::mvcc::watch::Hub;
@@ -51,8 +51,34 @@ pub struct Server {
     thread: JoinHandle<Result<(), Fault>>,
     ended: smol::channel::Receiver<Infallible>,
     stopping: smol::channel::Sender<Infallible>,
-    _lock: fs::File,
 }
+
+/// What users have no flag for; tests make it small.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tuning {
+    pub checkpoint_recent_bytes: u64,
+    pub checkpoint_wal_bytes: u64,
+    pub checkpoint_interval: Duration,
+    pub wal_segment_bytes: u64,
+    pub leave_wait: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            checkpoint_recent_bytes: 8 << 20,
+            checkpoint_wal_bytes: 12 << 20,
+            // Long is light on flash: a row rewritten ten times between two checkpoints costs its pages once.
+            checkpoint_interval: Duration::from_secs(300),
+            wal_segment_bytes: wal::Options::default().segment_bytes,
+            leave_wait: Duration::from_secs(10),
+        }
+    }
+}
+
+/// etcd's count is the price of a long log in memory and costs it no rewriting of rows. Here a checkpoint costs flash, and the log is
+/// bounded by its bytes, so that so many times the count is enough to bound a replay.
+const ENTRIES_PER_SNAPSHOT_COUNT: u64 = 10;
 
 impl Server {
     /// Starts, and returns once this member can answer.
@@ -60,13 +86,22 @@ impl Server {
     /// # Errors
     /// A fault that names what is wrong with the data directory, and what to do.
     pub fn start(config: &Config, host: Host, observer: Arc<dyn wal::Observer>) -> Result<Server, Fault> {
+        Server::start_tuned(config, host, observer, Tuning::default())
+    }
+
+    pub(super) fn start_tuned(
+        config: &Config,
+        host: Host,
+        observer: Arc<dyn wal::Observer>,
+        tuning: Tuning,
+    ) -> Result<Server, Fault> {
         let dirs = Dirs::of(config);
-        dirs.create()?;
+        dirs.create(&*host.disk)?;
         let lock = lock(&dirs.member.join("lock"))?;
         let options = backend::Options { map_bytes: map_bytes(config.quota_backend_bytes), no_fsync: config.unsafe_no_fsync };
         let backend = Arc::new(Backend::open(&dirs.db, options)?);
         let stored = Stored::read(&backend)?;
-        let log = open_log(config, &host, &dirs, &stored)?;
+        let log = open_log(config, &host, &dirs, &stored, tuning)?;
         log::info!("starting member {} of cluster {:x}", MemberId(log.identity.member_id), log.identity.cluster_id);
 
         let mut lessor = Lessor::new(lease_config(config), stored.leases);
@@ -85,6 +120,7 @@ impl Server {
             identity: log.identity,
             host: host.clone(),
             data_dir: config.data_dir.clone(),
+            wal_dir: dirs.wal.clone(),
             hub: Hub::new(store.clone(), store.current()),
             store,
             lessor: Mutex::new(lessor),
@@ -98,10 +134,12 @@ impl Server {
             committed: AtomicU64::new(stored.applied.index.0),
             applied: AtomicU64::new(stored.applied.index.0),
             leader: AtomicU64::new(0),
+            leader_loss: LeaderLoss::new(),
             reads_are_linearizable: AtomicBool::new(false),
             used_bytes: AtomicU64::new(size.in_use),
             recent_bytes: AtomicU64::new(0),
             checkpoint_full: AtomicBool::new(false),
+            wal_full: AtomicBool::new(false),
             request_ids: AtomicU64::new(host.random.next_u64() | 1 << 63),
             stopping: is_stopping,
         });
@@ -121,12 +159,13 @@ impl Server {
         let (ready, is_ready) = sync_channel(1);
         let now = host.clock.now();
         let parts = Parts {
-            settings: settings(config),
+            settings: settings(config, tuning),
             core,
             wal,
             checkpointer: Checkpointer::start(backend, shared.clone())?,
             compactor: Compactor::new(config.auto_compaction, now),
             applied: stored.applied,
+            lock,
             // The start may have given up waiting.
             ready: Box::new(move || {
                 let _ = ready.send(());
@@ -151,7 +190,7 @@ impl Server {
         if let Err(error) = smol::block_on(handle.publish(&config.name, &config.advertise_client_urls)) {
             log::warn!("could not publish this member's name and client URLs: {error:?}");
         }
-        Ok(Server { handle, shared, thread, ended, stopping, _lock: lock })
+        Ok(Server { handle, shared, thread, ended, stopping })
     }
 
     /// What clients are served with.
@@ -203,13 +242,36 @@ impl Dirs {
         Dirs { data: config.data_dir.clone(), db: snap.join("db"), member, snap, wal }
     }
 
-    fn create(&self) -> Result<(), Fault> {
-        for dir in [&self.data, &self.snap, &self.wal] {
+    fn create(&self, disk: &dyn Disk) -> Result<(), Fault> {
+        for dir in [&self.data, &self.snap] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Fault::io("create", dir, &e))?;
         }
+        disk.create_dir(&self.wal).map_err(|e| Fault::io("create", &self.wal, &e))?;
         let mode = fs::metadata(&self.data).map_err(|e| Fault::io("stat", &self.data, &e))?.permissions().mode();
         if mode & 0o077 != 0 {
             log::warn!("others may look into {} (mode {:o}): it should be 0700", self.data.display(), mode & 0o777);
+        }
+        Ok(())
+    }
+}
+
+impl Dirs {
+    /// Before the first acknowledgement, every directory on the way to the WAL and the checkpoint has to have its name on disk. A
+    /// start that was killed may have made them and not synced them, so all are synced that could be new.
+    fn make_names_durable(&self, disk: &dyn Disk) -> Result<(), Fault> {
+        let mut dirs: Vec<&Path> = [&self.snap, &self.wal].into_iter().flat_map(|dir| dir.ancestors()).collect();
+        dirs.sort_unstable();
+        dirs.dedup();
+        for dir in dirs.into_iter().rev() {
+            let named = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+            match disk.sync_dir(named) {
+                Ok(()) => {}
+                Err(error) if dir.starts_with(&self.data) || dir.starts_with(&self.wal) => {
+                    return Err(Fault::io("sync", named, &error));
+                }
+                // We may pass through it without being let in; then it is not ours, and was there before.
+                Err(error) => log::debug!("cannot sync {}: {error}", named.display()),
+            }
         }
         Ok(())
     }
@@ -241,8 +303,11 @@ fn lock(path: &Path) -> Result<fs::File, Fault> {
         thread::sleep(step);
         waited += step;
     }
-    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(|e| Fault::io("write", path, &e))?;
+    let pid = format!("{}\n", std::process::id());
+    // Only for the message above, and a full disk must not keep us from starting: room can be made only by a server that runs.
+    if let Err(error) = file.write_all_at(pid.as_bytes(), 0).and_then(|()| file.set_len(pid.len() as u64)) {
+        log::warn!("cannot write our process id to {}: {error}", path.display());
+    }
     Ok(file)
 }
 
@@ -275,14 +340,20 @@ fn raft_config(config: &Config, log: &Log, host: &Host) -> raft::Config {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, tuning: Tuning) -> Settings {
     Settings {
         tick: config.heartbeat_interval,
         // etcd: five seconds for a disk to stall, and two elections.
         request_timeout: config.request_timeout(),
-        snapshot_count: config.snapshot_count,
+        thresholds: Thresholds {
+            recent_bytes: tuning.checkpoint_recent_bytes,
+            wal_bytes: tuning.checkpoint_wal_bytes,
+            entries: config.snapshot_count.max(1).saturating_mul(ENTRIES_PER_SNAPSHOT_COUNT),
+            interval: tuning.checkpoint_interval,
+        },
         warning_apply: config.warning_apply_duration,
         election_timeout: config.election_timeout,
+        leave_wait: tuning.leave_wait,
     }
 }
 
@@ -293,8 +364,9 @@ struct Log {
     entries: Vec<Entry>,
 }
 
-fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored) -> Result<Log, Fault> {
-    let options = wal::Options { no_fsync: config.unsafe_no_fsync, ..wal::Options::default() };
+fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored, tuning: Tuning) -> Result<Log, Fault> {
+    let options =
+        wal::Options { segment_bytes: tuning.wal_segment_bytes, no_fsync: config.unsafe_no_fsync, ..wal::Options::default() };
     if !Wal::exists(host, &dirs.wal)? {
         if stored.identity.is_some() {
             return Err(Fault::new(format!(
@@ -305,6 +377,9 @@ fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored) -> Resul
             )));
         }
         let (identity, _) = first_members(config)?;
+        if !config.unsafe_no_fsync {
+            dirs.make_names_durable(&*host.disk)?;
+        }
         let wal = Wal::create(host, &dirs.wal, identity, LogId::default(), options)?;
         return bootstrap(config, wal, identity);
     }
@@ -314,6 +389,9 @@ fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored) -> Resul
     }
     if recovered.last.index == Index(0) {
         // The first start was cut short before its first write.
+        if !config.unsafe_no_fsync {
+            dirs.make_names_durable(&*host.disk)?;
+        }
         return bootstrap(config, wal, recovered.identity);
     }
     if recovered.last.index < stored.applied.index {

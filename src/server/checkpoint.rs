@@ -3,6 +3,7 @@
 //!
 //! Always: rows, applied index, leases, alarms and membership of one moment go in one LMDB transaction.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -31,15 +32,15 @@ const META_APPLIED_INDEX: &[u8] = b"applied_index";
 const META_APPLIED_TERM: &[u8] = b"applied_term";
 const META_CLUSTER_VERSION: &[u8] = b"cluster_version";
 
-/// A lease that changed since the last checkpoint, and what to store of it.
-pub(super) type LeaseChange = (LeaseId, Option<LeaseRecord>);
+/// Leases that changed since the last checkpoint, and what to store of each; none to remove it.
+pub(super) type LeaseChanges = BTreeMap<LeaseId, Option<LeaseRecord>>;
 
 /// Everything a checkpoint writes.
 pub(super) struct Snapshot {
     pub identity: wal::Identity,
     pub applied: LogId,
     pub rows: mvcc::Checkpoint,
-    pub leases: Vec<LeaseChange>,
+    pub leases: LeaseChanges,
     /// If they changed.
     pub alarms: Option<Vec<AlarmMember>>,
     /// If it changed.
@@ -50,12 +51,14 @@ pub(super) enum Job {
     Checkpoint(Box<Snapshot>),
     /// Prune the index for the last compaction.
     Prune,
-    Defragment(Reply<()>),
+    /// Rewrite the file, once for all who asked.
+    Defragment(Vec<Reply<()>>),
 }
 
 pub(super) enum Outcome {
-    /// Everything up to here is in the checkpoint.
-    Written(LogId),
+    /// Everything up to here is in the checkpoint. `blocked`: compacted rows are left, and none could be removed, because reads
+    /// under way still need them.
+    Written { applied: LogId, blocked: bool },
     /// No room. What the next one has to write too.
     Full(Box<Snapshot>),
     /// The index is pruned.
@@ -117,7 +120,8 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
                     Ok(()) => {
                         shared.store.checkpointed(&snapshot.rows);
                         log::debug!("checkpoint at {} written in {:?}", snapshot.applied, begun.elapsed());
-                        shared.inbox.ask(Ask::Checkpoint(Outcome::Written(snapshot.applied)));
+                        let blocked = snapshot.rows.leaves_garbage() && !snapshot.rows.removes_rows();
+                        shared.inbox.ask(Ask::Checkpoint(Outcome::Written { applied: snapshot.applied, blocked }));
                     }
                     Err(WriteError::Full(why)) => {
                         log::error!("the checkpoint could not be written, and will be tried again: {why}");
@@ -126,7 +130,7 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
                     Err(WriteError::Fault(fault)) => shared.inbox.ask(Ask::Fail(fault)),
                 }
             }
-            Job::Defragment(reply) => {
+            Job::Defragment(replies) => {
                 let result = match backend.defragment() {
                     Ok(()) => Ok(()),
                     Err(WriteError::Full(why)) => {
@@ -139,8 +143,10 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
                     }
                 };
                 shared.inbox.ask(Ask::Checkpoint(Outcome::Defragmented));
-                // The client may have gone.
-                let _ = reply.send(result);
+                for reply in replies {
+                    // The client may have gone.
+                    let _ = reply.send(result.clone());
+                }
             }
         }
     }

@@ -9,8 +9,8 @@ use crate::error::Fault;
 use crate::metrics::Op;
 use crate::pb::etcdserverpb::{
     AlarmRequest, ClusterVersionSetRequest, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, LeaseCheckpointRequest,
-    LeaseGrantRequest, LeaseRevokeRequest, MemberAttrSetRequest, MemberUpdateRequest, PutRequest, RequestHeader, TxnRequest,
-    request_op,
+    LeaseGrantRequest, LeaseRevokeRequest, MemberAttrSetRequest, MemberUpdateRequest, PutRequest, RequestHeader, RequestOp,
+    TxnRequest, request_op,
 };
 use crate::raft::MemberId;
 
@@ -93,10 +93,16 @@ impl Command {
 
     /// Whether the command can make the store larger: refused while there is no space.
     pub fn grows(&self) -> bool {
+        self.growth().is_some()
+    }
+
+    /// Bytes that the command may add to the store, as etcd's quota counts them; none if it adds nothing.
+    pub fn growth(&self) -> Option<u64> {
         match self {
-            Command::Put(_) | Command::LeaseGrant(_) => true,
-            Command::Txn(txn) => txn_puts(txn),
-            _ => false,
+            Command::Put(put) => Some(put_cost(put)),
+            Command::Txn(txn) => txn_growth(txn),
+            Command::LeaseGrant(_) => Some(LEASE_COST),
+            _ => None,
         }
     }
 
@@ -133,45 +139,28 @@ impl Command {
             Command::MemberUpdate(..) => Op::MemberUpdate,
         }
     }
-
-    /// Bytes that the command may add to the store, as etcd's quota counts them.
-    pub fn cost(&self) -> u64 {
-        match self {
-            Command::Put(put) => put_cost(put),
-            Command::Txn(txn) => txn_cost(txn),
-            Command::LeaseGrant(_) => LEASE_COST,
-            _ => 0,
-        }
-    }
 }
 
 /// What etcd counts for a lease, and for a key beside its bytes.
-const LEASE_COST: u64 = 64;
+pub const LEASE_COST: u64 = 64;
 const KEY_COST: u64 = 256;
 
-fn put_cost(put: &PutRequest) -> u64 {
+/// What etcd counts for a put.
+pub fn put_cost(put: &PutRequest) -> u64 {
     KEY_COST + put.key.len() as u64 + put.value.len() as u64
 }
 
-/// The dearer branch counts.
-fn txn_cost(txn: &TxnRequest) -> u64 {
-    let branch = |ops: &[crate::pb::etcdserverpb::RequestOp]| {
-        let cost = |op: &crate::pb::etcdserverpb::RequestOp| match &op.request {
-            Some(request_op::Request::RequestPut(put)) => put_cost(put),
-            Some(request_op::Request::RequestTxn(txn)) => txn_cost(txn),
-            _ => 0,
+/// What etcd counts for a transaction: its dearer branch; none if neither puts anything.
+pub fn txn_growth(txn: &TxnRequest) -> Option<u64> {
+    let branch = |ops: &[RequestOp]| {
+        let growth = |op: &RequestOp| match &op.request {
+            Some(request_op::Request::RequestPut(put)) => Some(put_cost(put)),
+            Some(request_op::Request::RequestTxn(txn)) => txn_growth(txn),
+            _ => None,
         };
-        ops.iter().map(cost).sum::<u64>()
+        ops.iter().filter_map(growth).reduce(|a, b| a + b)
     };
     branch(&txn.success).max(branch(&txn.failure))
-}
-
-fn txn_puts(txn: &TxnRequest) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
-        Some(request_op::Request::RequestPut(_)) => true,
-        Some(request_op::Request::RequestTxn(txn)) => txn_puts(txn),
-        _ => false,
-    })
 }
 
 fn encode(header: &RequestHeader, field: u32, message: &impl Message) -> Bytes {
@@ -227,7 +216,7 @@ mod tests {
             request: Some(request_op::Request::RequestPut(PutRequest { value: vec![0; n].into(), ..PutRequest::default() })),
         };
         let txn = TxnRequest { success: vec![put(1), put(2)], failure: vec![put(1000)], ..TxnRequest::default() };
-        assert_eq!(Command::Txn(txn.clone()).cost(), 256 + 1000);
+        assert_eq!(Command::Txn(txn.clone()).growth(), Some(256 + 1000));
         assert!(Command::Txn(txn).grows());
         assert!(!Command::Txn(TxnRequest::default()).grows());
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 
 use super::alarm::Alarms;
-use super::command::Command;
+use super::command::{Command, LEASE_COST, put_cost, txn_growth};
 use super::inbox::{Ask, Proposal};
 use super::membership::Member;
 use super::shared::Shared;
@@ -18,7 +18,7 @@ use crate::metrics;
 use crate::mvcc::watch::{Counters, WatchStream};
 use crate::mvcc::{Answer, HashKv, RangeAnswer, Stats};
 use crate::pb::etcdserverpb::{
-    AlarmMember, AlarmRequest, ClusterVersionSetRequest, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse,
+    AlarmMember, AlarmRequest, AlarmType, ClusterVersionSetRequest, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse,
     LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest, MemberAttrSetRequest, MemberAttributes,
     PutRequest, PutResponse, RangeRequest, ResponseHeader, TxnRequest, TxnResponse,
 };
@@ -193,6 +193,11 @@ impl Handle {
     /// As [`Handle::propose`], `LeaseExists` and `LeaseTtlTooLarge`.
     pub async fn lease_grant(&self, request: LeaseGrantRequest) -> Result<(LeaseGrantRequest, i64), Error> {
         let mut request = request;
+        self.shared.admit(Some(LEASE_COST))?;
+        if self.alarms().iter().any(|alarm| alarm.alarm == AlarmType::Nospace as i32) {
+            // The log would refuse it for this before it looks at the time to live.
+            return Err(Error::NoSpace);
+        }
         {
             let lessor = self.shared.lessor();
             request.ttl = lessor.effective_ttl_secs(request.ttl)?;
@@ -336,10 +341,29 @@ impl Handle {
         self.shared.leader()
     }
 
-    /// Resolves when this member has been without a leader for three election timeouts. A member that is its cluster's only voter
-    /// has one from the first request on to the end.
+    /// Resolves when this member has been without a leader for three election timeouts, at once if it is already. A member that
+    /// is its cluster's only voter has one from the first request on to the end.
     pub async fn leader_lost(&self) {
-        std::future::pending::<()>().await;
+        let waiter = self.shared.leader_loss.waiter();
+        // Nothing is ever sent: the channel's end is the message.
+        let _ = waiter.recv().await;
+    }
+
+    /// Refuses a put that this member has no room for, and raises the NOSPACE alarm if that is because of the quota. etcd does so
+    /// before it looks whether the request is well formed.
+    ///
+    /// # Errors
+    /// `NoSpace`, or `TooManyRequests` if the disk cannot follow.
+    pub fn admit_put(&self, request: &PutRequest) -> Result<(), Error> {
+        self.shared.admit(Some(put_cost(request)))
+    }
+
+    /// [`Handle::admit_put`] for a transaction. One that puts nothing is always let in.
+    ///
+    /// # Errors
+    /// As [`Handle::admit_put`].
+    pub fn admit_txn(&self, request: &TxnRequest) -> Result<(), Error> {
+        self.shared.admit(txn_growth(request))
     }
 
     /// Resolves when the server begins to stop.
@@ -392,7 +416,7 @@ impl Handle {
     /// # Errors
     /// `RequestTooLarge`, `TooManyRequests`, `NoSpace`, `NoLeader`, `Timeout` (the outcome is unknown then), `Stopped`.
     async fn propose(&self, command: Command) -> Result<Response, Error> {
-        self.shared.admit(&command)?;
+        self.shared.admit(command.growth())?;
         let data = command.encode(self.shared.next_request_id());
         if data.len() > self.shared.max_request_bytes {
             return Err(Error::RequestTooLarge);

@@ -43,6 +43,8 @@ pub(super) enum Ask {
 /// stalled under many clients, or a client that does not wait.
 const MAX_PROPOSALS: usize = 10_000;
 const MAX_BYTES: usize = 32 << 20;
+/// Memory for so many is kept from one burst to the next.
+const KEPT: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct Inbox {
@@ -94,7 +96,9 @@ impl Inbox {
     /// Takes all that is there, after waiting for something at most `timeout`. `into` is emptied first and lends its memory.
     pub fn take(&self, timeout: Duration, into: &mut Queues) {
         into.proposals.clear();
+        into.proposals.shrink_to(KEPT);
         into.asks.clear();
+        into.asks.shrink_to(KEPT);
         let mut queues = self.lock();
         if queues.proposals.is_empty() && queues.asks.is_empty() {
             queues = self.arrived.wait_timeout(queues, timeout).expect("a sender panicked").0;

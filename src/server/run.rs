@@ -4,12 +4,15 @@
 //! Always: nothing here waits for the disk. Proposals that arrive while the WAL syncs go with its next sync, all of them.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use super::apply::Applier;
-use super::checkpoint::{Checkpointer, Job, LeaseChange, Outcome, Snapshot};
+use super::checkpoint::{Checkpointer, Job, LeaseChanges, Outcome, Snapshot};
 use super::command::Command;
 use super::compactor::Compactor;
 use super::handle::Response;
@@ -27,15 +30,16 @@ const RUN_ENTRIES: usize = 128;
 /// Leases revoked per tick; etcd's number.
 const REVOKES_PER_TICK: usize = 500;
 const LEASE_CHECKPOINTS_PER_TICK: usize = 1000;
-/// A checkpoint is written when so much is only in memory ...
-const CHECKPOINT_BYTES: u64 = 8 << 20;
-/// ... or in the WAL alone ...
-const CHECKPOINT_WAL_BYTES: u64 = 12 << 20;
-/// ... or for so long. Longer is lighter on flash: a row rewritten ten times between two checkpoints costs its pages once.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+/// Proposals that may be in the log and not yet applied, beside the core's limit on their bytes: each has a client that waits, and
+/// what is kept for it is larger than a small entry.
+const MAX_PENDING: usize = 20_000;
+/// Memory for so many pending proposals is kept from one burst to the next.
+const KEPT_PENDING: usize = 1024;
 /// How soon a checkpoint that found no room is tried again.
 const CHECKPOINT_RETRY: Duration = Duration::from_secs(2);
-const SCRUB_RETRY: Duration = Duration::from_millis(200);
+/// How soon compacted rows that a reader still needs are looked at again, at first and at last.
+const BLOCKED_RETRY: Duration = Duration::from_millis(200);
+const BLOCKED_RETRY_MAX: Duration = Duration::from_secs(10);
 /// A tick that comes later than this was no tick: the process stood still, and what clients have sent meanwhile comes first.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
@@ -44,10 +48,24 @@ pub(super) struct Settings {
     pub tick: Duration,
     /// How long a proposal may take before its client is told that its outcome is unknown.
     pub request_timeout: Duration,
-    /// Entries between two checkpoints at the most.
-    pub snapshot_count: u64,
+    pub thresholds: Thresholds,
     pub warning_apply: Duration,
     pub election_timeout: Duration,
+    /// How long the threads that wait for the disk may take when the process ends.
+    pub leave_wait: Duration,
+}
+
+/// A checkpoint is written when one of these is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Thresholds {
+    /// Bytes of rows that are only in memory.
+    pub recent_bytes: u64,
+    /// Bytes of the WAL.
+    pub wal_bytes: u64,
+    /// Log entries.
+    pub entries: u64,
+    /// Time, if anything was applied.
+    pub interval: Duration,
 }
 
 pub(super) struct Loop {
@@ -64,10 +82,17 @@ pub(super) struct Loop {
     persisting: VecDeque<(u64, PersistSeq)>,
     reads: Reads,
     checkpoint: CheckpointState,
+    /// Who waits until compactions up to a revision have left nothing on disk.
     scrubs: Vec<(i64, Reply<()>)>,
-    defragments: Vec<Reply<()>>,
+    /// Who waits for a defragmentation, which has to hold everything up to an index.
+    defragments: Vec<(Index, Reply<()>)>,
     applied: LogId,
     last_tick: Duration,
+    /// The term in which the leases' time began to run here.
+    promoted: Option<Term>,
+    leaderless_since: Option<Duration>,
+    /// The data directory's lock.
+    lock: File,
     /// Told once the first leader is there.
     ready: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -93,14 +118,20 @@ struct CheckpointState {
     running: bool,
     written: LogId,
     written_at: Duration,
-    /// Bytes given to the WAL since.
+    /// The WAL's count of bytes when the last one began.
     wal_bytes: u64,
     not_before: Duration,
+    /// Nobody's wish brings one before this: readers still need the rows that it is to remove.
+    blocked_until: Duration,
     /// Somebody waits for one.
     wanted: bool,
     pruning: bool,
+    /// Compacted rows are left to remove.
+    garbage: bool,
+    /// How long to wait for readers that still need compacted rows; zero if none was in the way last time.
+    blocked_wait: Duration,
     /// Lease changes of one that found no room.
-    leases: Vec<LeaseChange>,
+    leases: LeaseChanges,
 }
 
 /// Everything that [`Loop::new`] takes over from the start.
@@ -112,12 +143,14 @@ pub(super) struct Parts {
     pub checkpointer: Checkpointer,
     pub compactor: Compactor,
     pub applied: LogId,
+    /// The data directory's lock: held until every thread that may write there has ended.
+    pub lock: File,
     pub ready: Box<dyn FnOnce() + Send>,
 }
 
 impl Loop {
     pub fn new(parts: Parts) -> Loop {
-        let Parts { shared, settings, core, wal, checkpointer, compactor, applied, ready } = parts;
+        let Parts { shared, settings, core, wal, checkpointer, compactor, applied, lock, ready } = parts;
         let now = shared.host.clock.now();
         Loop {
             applier: Applier::new(shared.clone()),
@@ -134,13 +167,23 @@ impl Loop {
             defragments: Vec::new(),
             applied,
             last_tick: now,
+            promoted: None,
+            leaderless_since: None,
+            lock,
             ready: Some(ready),
             shared,
         }
     }
 
-    /// Runs until it is told to stop, then lets the WAL and a last checkpoint finish.
+    /// Runs until it is told to stop or something breaks. Then nothing more is taken in, and the disk gets a little time for what
+    /// it was given.
     pub fn run(mut self) -> Result<(), Fault> {
+        let end = self.serve();
+        self.leave(end.is_ok());
+        end
+    }
+
+    fn serve(&mut self) -> Result<(), Fault> {
         let mut queues = Queues::default();
         // A compaction that a crash interrupted has rows to remove.
         if self.shared.store.needs_pruning() || !self.shared.store.scrubbed(i64::MAX) {
@@ -154,7 +197,7 @@ impl Loop {
             self.shared.inbox.take(self.until_next(now), &mut queues);
             for ask in queues.asks.drain(..) {
                 match ask {
-                    Ask::Stop => return self.stop(),
+                    Ask::Stop => return Ok(()),
                     ask => self.hear(ask)?,
                 }
             }
@@ -185,16 +228,18 @@ impl Loop {
                 self.core.step(Event::ReadIndex(id))
             }
             Ask::Scrubbed(revision, reply) => {
-                self.scrubs.push((revision, reply));
+                // A later compaction has taken over what an unfinished one had left.
+                self.scrubs.push((revision.max(self.shared.store.stats().compacted), reply));
                 self.checkpoint.wanted = true;
                 Ok(())
             }
             Ask::Defragment(reply) => {
-                self.defragments.push(reply);
+                self.defragments.push((self.applied.index, reply));
                 self.checkpoint.wanted = true;
                 Ok(())
             }
             Ask::Wal(wal::Report::Synced(synced)) => {
+                self.shared.wal_full.store(false, Ordering::Relaxed);
                 let mut durable = None;
                 while let Some((ticket, seq)) = self.persisting.front()
                     && *ticket <= synced.ticket
@@ -205,6 +250,7 @@ impl Loop {
                 durable.map_or(Ok(()), |seq| self.core.step(Event::Persisted(seq)))
             }
             Ask::Wal(wal::Report::Stalled) => {
+                self.shared.wal_full.store(true, Ordering::Relaxed);
                 log::error!("the disk is full: writes wait until there is room again (delete files, or raise the volume's size)");
                 Ok(())
             }
@@ -219,10 +265,12 @@ impl Loop {
 
     fn propose(&mut self, proposal: Proposal, now: Duration) {
         let Proposal { command, data, reply } = proposal;
-        let bytes = data.len() as u64;
+        if self.pending.len() >= MAX_PENDING {
+            metrics::PROPOSALS_FAILED.inc();
+            return send(reply, Err(Error::TooManyRequests));
+        }
         match self.core.propose(EntryKind::Normal, data) {
             Ok(id) => {
-                self.checkpoint.wal_bytes += bytes;
                 self.pending.push_back(Pending { id, proposed: now, command: Some(command), reply });
             }
             Err(error) => {
@@ -260,6 +308,10 @@ impl Loop {
                 let leader = leadership.leader.map_or(0, |id| id.0);
                 if self.shared.leader.swap(leader, Ordering::Relaxed) != leader && leader != 0 {
                     metrics::LEADER_CHANGES.inc();
+                }
+                if leader != 0 {
+                    self.leaderless_since = None;
+                    self.shared.leader_loss.found();
                 }
                 if !self.core.is_leader() {
                     self.shared.reads_are_linearizable.store(false, Ordering::Release);
@@ -304,6 +356,9 @@ impl Loop {
             if let Some(entry) = rest.next_if(|entry| entry.kind == EntryKind::ConfChange) {
                 self.applied = entry.id;
                 let conf = self.applier.conf_change(entry.data)?;
+                if conf.voters != [self.core.id()] {
+                    self.shared.reads_are_linearizable.store(false, Ordering::Release);
+                }
                 self.core.apply_conf_change(conf)?;
             } else {
                 self.apply_run(&mut rest)?;
@@ -358,6 +413,8 @@ impl Loop {
         }
         if finished.prune {
             self.prune();
+            let compacted = self.shared.store.stats().compacted;
+            self.scrubs.iter_mut().for_each(|(revision, _)| *revision = compacted);
         }
         let took = self.shared.host.clock.now().saturating_sub(begun);
         if took > self.settings.warning_apply {
@@ -372,11 +429,12 @@ impl Loop {
         let before = self.shared.recent_bytes.swap(recent, Ordering::Relaxed);
         let used = &self.shared.used_bytes;
         used.store((used.load(Ordering::Relaxed) + recent).saturating_sub(before), Ordering::Relaxed);
-        let alone = self.core.conf().voters == [self.core.id()];
-        if self.core.is_leader()
-            && self.applied.term == self.core.term()
-            && !self.shared.reads_are_linearizable.load(Ordering::Relaxed)
-        {
+        if self.pending.is_empty() {
+            self.pending.shrink_to(KEPT_PENDING);
+        }
+        if self.core.is_leader() && self.applied.term == self.core.term() && self.promoted != Some(self.applied.term) {
+            self.promoted = Some(self.applied.term);
+            let alone = self.core.conf().voters == [self.core.id()];
             // The leader's first entry is applied: the leases' time runs here from now on. Clients had no one to renew at while
             // there was no leader; alone, there was one all the time but for the restart.
             let extend = if alone { Duration::ZERO } else { self.settings.election_timeout };
@@ -402,6 +460,12 @@ impl Loop {
         self.last_tick = now;
         self.core.step(Event::Tick)?;
         self.time_out(now);
+        if self.core.leader().is_none() {
+            let since = *self.leaderless_since.get_or_insert(now);
+            if now >= since + self.settings.election_timeout * 3 {
+                self.shared.leader_loss.lost();
+            }
+        }
         if self.core.is_leader() && !stood_still {
             self.expire_leases(now);
             if let Some(revision) = self.compactor.due(now, self.shared.store.current()) {
@@ -454,17 +518,17 @@ impl Loop {
     }
 
     fn start_checkpoint(&mut self, now: Duration) {
-        let state = &self.checkpoint;
+        let (state, limits) = (&self.checkpoint, &self.settings.thresholds);
         let applied = self.applied.index.0 - state.written.index.0;
-        let due = state.wanted && !state.pruning
-            || self.shared.recent_bytes.load(Ordering::Relaxed) >= CHECKPOINT_BYTES
-            || state.wal_bytes >= CHECKPOINT_WAL_BYTES
-            || applied >= self.settings.snapshot_count.max(1) * 10
-            || (applied > 0 && now >= state.written_at + CHECKPOINT_INTERVAL);
+        let due = state.wanted && !state.pruning && now >= state.blocked_until
+            || self.shared.recent_bytes.load(Ordering::Relaxed) >= limits.recent_bytes
+            || self.wal.written_bytes() - state.wal_bytes >= limits.wal_bytes && applied > 0
+            || applied >= limits.entries
+            || (applied > 0 || state.garbage) && now >= state.written_at + limits.interval;
         if due && !state.running && now >= state.not_before {
             let snapshot = self.snapshot();
             self.checkpoint.running = true;
-            self.checkpoint.wal_bytes = 0;
+            self.checkpoint.wal_bytes = self.wal.written_bytes();
             self.checkpoint.wanted = false;
             self.checkpointer.submit(Job::Checkpoint(Box::new(snapshot)));
         }
@@ -473,7 +537,7 @@ impl Loop {
     /// Everything that a checkpoint of this moment holds.
     fn snapshot(&mut self) -> Snapshot {
         let mut leases = std::mem::take(&mut self.checkpoint.leases);
-        leases.append(&mut self.shared.lessor().take_changed());
+        leases.extend(self.shared.lessor().take_changed());
         let alarms = std::mem::take(&mut self.applier.alarms_changed);
         let members = std::mem::take(&mut self.applier.members_changed);
         Snapshot {
@@ -495,13 +559,10 @@ impl Loop {
                 if self.shared.store.needs_pruning() {
                     self.prune();
                 }
-                // The rows' removal is worth a checkpoint only to those who wait for it or need the room; otherwise it goes with
-                // the next.
-                let used = self.shared.used_bytes.load(Ordering::Relaxed);
-                let cramped = self.shared.quota_bytes.is_some_and(|quota| used > quota / 2);
-                self.checkpoint.wanted |= cramped || !self.scrubs.is_empty();
+                self.checkpoint.garbage = !self.shared.store.scrubbed(i64::MAX);
+                self.checkpoint.wanted |= self.cannot_wait_for_room();
             }
-            Outcome::Written(applied) => {
+            Outcome::Written { applied, blocked } => {
                 self.checkpoint.running = false;
                 self.checkpoint.written = applied;
                 self.checkpoint.written_at = now;
@@ -511,14 +572,16 @@ impl Loop {
                 for (_, reply) in self.scrubs.extract_if(.., |(revision, _)| self.shared.store.scrubbed(*revision)) {
                     send(Some(reply), Ok(()));
                 }
-                if !self.scrubs.is_empty() {
-                    // A reader still needs rows that are to go: look again soon.
-                    self.checkpoint.wanted = true;
-                    self.checkpoint.not_before = now + SCRUB_RETRY;
+                self.checkpoint.garbage = !self.shared.store.scrubbed(i64::MAX);
+                if blocked || !self.checkpoint.garbage {
+                    self.defragment(applied.index);
                 }
-                for reply in self.defragments.drain(..) {
-                    self.checkpointer.submit(Job::Defragment(reply));
-                }
+                self.checkpoint.blocked_wait = match blocked {
+                    true => (self.checkpoint.blocked_wait * 2).clamp(BLOCKED_RETRY, BLOCKED_RETRY_MAX),
+                    false => Duration::ZERO,
+                };
+                self.checkpoint.blocked_until = now + self.checkpoint.blocked_wait;
+                self.checkpoint.wanted |= self.cannot_wait_for_room();
             }
             Outcome::Defragmented => self.measure(),
             Outcome::Full(snapshot) => {
@@ -530,10 +593,24 @@ impl Loop {
                 self.applier.members_changed |= snapshot.membership.is_some();
                 self.checkpoint.leases = snapshot.leases;
                 // A rewrite without free pages may be just what is needed.
-                for reply in self.defragments.drain(..) {
-                    self.checkpointer.submit(Job::Defragment(reply));
-                }
+                self.defragment(Index(u64::MAX));
             }
+        }
+    }
+
+    /// Whether what compactions have left to remove is worth a checkpoint now: to those who wait for it, or because room is short.
+    /// Otherwise it goes with the next.
+    fn cannot_wait_for_room(&self) -> bool {
+        let used = self.shared.used_bytes.load(Ordering::Relaxed);
+        let cramped = self.checkpoint.garbage && self.shared.quota_bytes.is_some_and(|quota| used > quota / 2);
+        cramped || !self.scrubs.is_empty() || !self.defragments.is_empty()
+    }
+
+    /// Starts the defragmentation that was asked for, if the checkpoint has come as far as those who asked.
+    fn defragment(&mut self, written: Index) {
+        let asked: Vec<_> = self.defragments.extract_if(.., |(index, _)| *index <= written).map(|(_, reply)| reply).collect();
+        if !asked.is_empty() {
+            self.checkpointer.submit(Job::Defragment(asked));
         }
     }
 
@@ -547,15 +624,28 @@ impl Loop {
         self.shared.recent_bytes.store(recent, Ordering::Relaxed);
     }
 
-    /// Leaves in good order: nothing more is taken in, the WAL syncs what it has, and a checkpoint makes the next start short.
-    fn stop(mut self) -> Result<(), Fault> {
+    /// Refuses everything from now on, and lets the disk finish what it was given; in good order, a checkpoint makes the next start
+    /// short. A disk that has stalled is waited for only so long: what it holds up was never acknowledged.
+    fn leave(mut self, in_order: bool) {
         self.shared.inbox.close();
         self.fail_pending(Error::Stopped);
-        if !self.checkpoint.running && self.applied.index > self.checkpoint.written.index {
+        if in_order && !self.checkpoint.running && self.applied.index > self.checkpoint.written.index {
             let snapshot = self.snapshot();
             self.checkpointer.submit(Job::Checkpoint(Box::new(snapshot)));
         }
-        Ok(())
+        let Loop { wal, checkpointer, lock, settings, .. } = self;
+        let (left, has_left) = sync_channel::<()>(1);
+        let end = move || {
+            drop((wal, checkpointer));
+            // Only now may another process have the directory.
+            drop(lock);
+            drop(left);
+        };
+        if let Err(error) = thread::Builder::new().name("leave".into()).spawn(end) {
+            log::warn!("leaving without waiting for the disk: cannot start a thread: {error}");
+        } else if has_left.recv_timeout(settings.leave_wait) == Err(RecvTimeoutError::Timeout) {
+            log::warn!("leaving although the disk has not taken everything: what was acknowledged is safe");
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the loop and its clients share.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+
+use smol::channel::{self, Receiver, Sender};
 
 use super::alarm::Alarms;
 use super::command::Command;
@@ -29,6 +31,7 @@ pub(super) struct Shared {
     pub identity: wal::Identity,
     pub host: Host,
     pub data_dir: PathBuf,
+    pub wal_dir: PathBuf,
     pub store: Arc<Store>,
     pub hub: Arc<Hub>,
     pub lessor: Mutex<Lessor>,
@@ -44,6 +47,7 @@ pub(super) struct Shared {
     pub applied: AtomicU64,
     /// 0 for none.
     pub leader: AtomicU64,
+    pub leader_loss: LeaderLoss,
     /// This member is the only voter, leads, and has applied its first entry: every read is linearizable as it is.
     pub reads_are_linearizable: AtomicBool,
     /// Bytes that the quota counts: pages in use, and what waits to get into them.
@@ -51,9 +55,11 @@ pub(super) struct Shared {
     pub recent_bytes: AtomicU64,
     /// The last checkpoint found no room.
     pub checkpoint_full: AtomicBool,
+    /// The WAL finds no room for what it was given.
+    pub wal_full: AtomicBool,
     pub request_ids: AtomicU64,
     /// Closed when the server begins to stop.
-    pub stopping: smol::channel::Receiver<Infallible>,
+    pub stopping: Receiver<Infallible>,
 }
 
 impl Shared {
@@ -70,14 +76,16 @@ impl Shared {
     }
 
     /// Refuses a command that this member has no room for. Local: what was let into the log is judged by replicated state only.
-    pub fn admit(self: &Arc<Self>, command: &Command) -> Result<(), Error> {
-        if !command.grows() {
-            return Ok(());
-        }
+    /// `growth`: bytes that it may add to the store; none if it adds nothing.
+    pub fn admit(self: &Arc<Self>, growth: Option<u64>) -> Result<(), Error> {
+        let Some(cost) = growth else { return Ok(()) };
         if let Some(quota) = self.quota_bytes
-            && self.used_bytes.load(Ordering::Relaxed).saturating_add(command.cost()) > quota
+            && self.used_bytes.load(Ordering::Relaxed).saturating_add(cost) >= quota
         {
             self.raise_no_space();
+            return Err(Error::NoSpace);
+        }
+        if self.wal_full.load(Ordering::Relaxed) {
             return Err(Error::NoSpace);
         }
         if self.recent_bytes.load(Ordering::Relaxed) > MAX_RECENT_BYTES {
@@ -87,9 +95,10 @@ impl Shared {
     }
 
     fn disk_is_full(&self) -> bool {
-        let Some(wal) = self.wal.get().and_then(Weak::upgrade) else { return false };
-        (self.checkpoint_full.load(Ordering::Relaxed) || wal.reserve_bytes() < LOW_RESERVE_BYTES)
-            && self.host.disk.free_bytes(&self.data_dir).is_ok_and(|free| free < FULL_DISK_BYTES)
+        let is_low = |dir: &Path| self.host.disk.free_bytes(dir).is_ok_and(|free| free < FULL_DISK_BYTES);
+        let reserve = self.wal.get().and_then(Weak::upgrade).map(|wal| wal.reserve_bytes());
+        reserve.is_some_and(|reserve| reserve < LOW_RESERVE_BYTES && is_low(&self.wal_dir))
+            || self.checkpoint_full.load(Ordering::Relaxed) && is_low(&self.data_dir)
     }
 
     /// Tells the cluster, through the log, that this member is over its quota.
@@ -111,5 +120,41 @@ impl Shared {
         if let Err(error) = self.inbox.propose(Proposal { command, data, reply: None }) {
             log::debug!("a command of the server's own was not taken: {error:?}");
         }
+    }
+}
+
+/// Tells those who wait that the cluster has been without a leader for too long. Nothing is done while there is one.
+pub(super) struct LeaderLoss {
+    /// The channel's end is the message; a new one is made when there is a leader again.
+    channel: Mutex<(Option<Sender<Infallible>>, Receiver<Infallible>)>,
+}
+
+impl LeaderLoss {
+    pub fn new() -> LeaderLoss {
+        let (lost, is_lost) = channel::bounded(1);
+        LeaderLoss { channel: Mutex::new((Some(lost), is_lost)) }
+    }
+
+    /// There has been no leader for too long.
+    pub fn lost(&self) {
+        self.lock().0 = None;
+    }
+
+    /// There is one again.
+    pub fn found(&self) {
+        let mut channel = self.lock();
+        if channel.0.is_none() {
+            let (lost, is_lost) = channel::bounded(1);
+            *channel = (Some(lost), is_lost);
+        }
+    }
+
+    /// Ends when [`LeaderLoss::lost`] is called, or has been.
+    pub fn waiter(&self) -> Receiver<Infallible> {
+        self.lock().1.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Option<Sender<Infallible>>, Receiver<Infallible>)> {
+        self.channel.lock().expect("nothing in here panics")
     }
 }

@@ -1,4 +1,8 @@
-//! The whole server behind its handle, on the real disk, without sockets.
+//! The whole server behind its handle, without sockets: here on the real disk, in the modules on a simulated one.
+
+mod crash;
+mod disk;
+mod rig;
 
 use std::path::Path;
 

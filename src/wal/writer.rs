@@ -119,6 +119,11 @@ impl Writer {
         self.shared.queued_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes written since the start, padding included.
+    pub fn written_bytes(&self) -> u64 {
+        self.shared.written_bytes.load(Ordering::Relaxed)
+    }
+
     /// Bytes that can be appended even if the disk is full.
     pub fn reserve_bytes(&self) -> u64 {
         self.shared.reserve_bytes.load(Ordering::Relaxed)
@@ -206,6 +211,7 @@ struct Shared {
     wake: Condvar,
     clock: Arc<dyn Clock>,
     queued_bytes: AtomicU64,
+    written_bytes: AtomicU64,
     reserve_bytes: AtomicU64,
     last_sync: AtomicU64,
     busy_since: AtomicU64,
@@ -218,6 +224,7 @@ impl Shared {
             wake: Condvar::new(),
             clock,
             queued_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
             reserve_bytes: AtomicU64::new(wal.reserve_bytes()),
             last_sync: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
@@ -331,6 +338,7 @@ impl Owner {
 
     fn synced(&mut self, appended: Appended) {
         self.stalled = false;
+        self.shared.written_bytes.fetch_add(appended.bytes, Ordering::Relaxed);
         self.shared.last_sync.store(nanos(appended.sync), Ordering::Relaxed);
         if appended.bytes > 0 {
             self.observer.synced(appended.bytes, appended.sync);
