@@ -133,6 +133,8 @@ impl AsyncWrite for Pipe {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // As forgetful as async-net: a flush that has nothing to wait for takes back the wish to write.
+        self.write.lock().unwrap().writer = None;
         Poll::Ready(Ok(()))
     }
 
@@ -419,18 +421,9 @@ pub fn post(method: &str) -> http::request::Builder {
 
 impl Client {
     pub async fn over(stream: Stream, executor: &Executor<'static>) -> Client {
-        let (stream_window, connection_window) = (65_535, 1024 * 1024);
-        Client::with_windows(stream, executor, stream_window, connection_window).await
-    }
-
-    pub async fn with_windows(stream: Stream, executor: &Executor<'static>, one: u32, all: u32) -> Client {
         let wire = Wire::new(stream);
-        let (requests, mut connection) = h2::client::Builder::new()
-            .initial_window_size(one)
-            .initial_connection_window_size(all)
-            .handshake(wire.clone())
-            .await
-            .unwrap();
+        let (requests, mut connection) =
+            h2::client::Builder::new().initial_connection_window_size(1024 * 1024).handshake(wire.clone()).await.unwrap();
         let pings = Arc::new(Mutex::new(connection.ping_pong()));
         let ended = Arc::new(Mutex::new(None));
         let told = ended.clone();

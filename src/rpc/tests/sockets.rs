@@ -160,32 +160,6 @@ fn calls_come_over_mutual_tls_with_their_name() {
 }
 
 #[test]
-fn a_long_reply_needs_no_word_from_its_client() {
-    let files = Files::new();
-    let server = Server::new(settings());
-    let config = Arc::new(TlsClient::default().config());
-    for tls in [false, true] {
-        let listener = Listener::bind(&tcp("127.0.0.1:0", tls), &files.server(), false).unwrap();
-        let addr = listener.tcp_addr().unwrap();
-        server.listen(listener);
-        server.run(async {
-            let socket = TcpStream::connect(addr).await.unwrap();
-            let stream = match tls {
-                true => Stream::new(
-                    TlsConnector::from(config.clone()).connect("localhost".try_into().unwrap(), socket).await.unwrap(),
-                ),
-                false => Stream::new(socket),
-            };
-            // Its windows never have to be opened further: nothing but room in the socket wakes the server.
-            let widest = (1 << 31) - 1;
-            let client = Client::with_windows(stream, &server.executor, widest, widest).await;
-            let outcome = client.call("Big", &[0; 200]).await;
-            assert_eq!((outcome.messages()[0].len(), outcome.status()), (200 * PIECE, ("0", "")));
-        });
-    }
-}
-
-#[test]
 fn a_bad_certificate_stops_the_start() {
     let files = Files::new();
     let tls = Tls { cert_file: Some("/nowhere/cert.pem".into()), ..files.server() };
