@@ -154,6 +154,14 @@ impl Backend {
         Ok(Size { file, in_use: in_use.min(file) })
     }
 
+    /// The most that the file can grow to: what was asked for, or what of it the address space had room for.
+    ///
+    /// # Errors
+    /// A fault if the environment is broken.
+    pub fn map_bytes(&self) -> Result<u64, Fault> {
+        Ok(self.generation()?.borrow_owner().info().map_size as u64)
+    }
+
     /// Rewrites the file without its free pages. Readers go on during the copy and wait only while the files are swapped.
     ///
     /// # Errors

@@ -115,6 +115,7 @@ impl Server {
         }
         let store = Arc::new(store);
         let size = store.size()?;
+        let quota_bytes = quota_bytes(config.quota_backend_bytes, backend.map_bytes()?);
         let (stopping, is_stopping) = smol::channel::bounded(1);
         let shared = Arc::new(Shared {
             identity: log.identity,
@@ -128,7 +129,7 @@ impl Server {
             members: Mutex::new(stored.membership.clone()),
             inbox: Inbox::default(),
             wal: OnceLock::new(),
-            quota_bytes: config.quota_backend_bytes,
+            quota_bytes,
             max_request_bytes: config.max_request_bytes,
             term: AtomicU64::new(log.hard_state.term.0),
             committed: AtomicU64::new(stored.applied.index.0),
@@ -314,8 +315,22 @@ fn lock(path: &Path) -> Result<fs::File, Fault> {
 /// Room for the quota and for what LMDB needs beside it to copy pages while it frees others.
 fn map_bytes(quota: Option<u64>) -> u64 {
     match quota {
-        Some(quota) => quota.saturating_add(quota / 2).max(256 << 20),
+        Some(quota) => quota.saturating_add(quota / 2).max(256 << 20).saturating_add(1 << 20),
         None => 64 << 30,
+    }
+}
+
+/// The quota that the map has room for. A map that is full could not even take deletions, so the quota has to come first; on
+/// 32-bit boards it has less address space than users ask for.
+fn quota_bytes(asked: Option<u64>, map_bytes: u64) -> Option<u64> {
+    let room = map_bytes / 3 * 2;
+    match asked {
+        Some(asked) if asked <= room => Some(asked),
+        None if cfg!(target_pointer_width = "64") => None,
+        _ => {
+            log::warn!("the quota is {room} bytes: more than {map_bytes} bytes cannot be mapped here");
+            Some(room)
+        }
     }
 }
 

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use smol::block_on;
 
+use super::super::shared::LeaderLoss;
 use super::rig::{Rig, delete, get, put, put_request, step};
 use crate::error::Error;
-use crate::pb::etcdserverpb::{CompactionRequest, LeaseGrantRequest};
+use crate::host::Disk;
+use crate::pb::etcdserverpb::request_op::Request;
+use crate::pb::etcdserverpb::{CompactionRequest, LeaseGrantRequest, RequestOp, TxnRequest};
 
 #[test]
 fn a_start_may_be_cut_short_anywhere() {
@@ -77,8 +80,6 @@ fn on_a_disk_that_fills_up_deletes_and_compactions_go_on_and_puts_return_with_th
     let rig = Rig::new(1, &[]);
     let server = rig.start().unwrap();
     let handle = server.handle();
-    let used = u64::MAX - crate::host::Disk::free_bytes(&rig.disk, std::path::Path::new("/")).unwrap();
-    assert_eq!(used, 0, "a disk without limit");
     rig.disk.set_capacity(Some(5 << 20));
     let value = "x".repeat(32 << 10);
     let refused = (0..1000).find_map(|n| put(&handle, &format!("key{n}"), &value).err());
@@ -216,4 +217,53 @@ fn over_its_quota_a_server_says_so_before_it_looks_at_the_request() {
     assert_eq!(block_on(handle.lease_grant(too_long)).err(), Some(Error::NoSpace));
     server.stop();
     server.wait().unwrap();
+}
+
+#[test]
+fn every_directory_on_the_way_to_the_wal_has_its_name_on_disk_before_the_first_acknowledgement() {
+    let rig = Rig::small(6);
+    let server = rig.start().unwrap();
+    let wal_dir = rig.wal_dir();
+    rig.disk.crash_after(0);
+    assert!(put(&server.handle(), "a", "1").is_err());
+    assert!(server.wait().is_err());
+    rig.disk.power_cut();
+    for dir in wal_dir.ancestors() {
+        rig.disk.list(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    }
+}
+
+/// More than one checkpoint removes.
+#[test]
+fn a_defragmentation_gives_back_all_that_compactions_have_freed_before_it() {
+    let rig = Rig::new(8, &[]);
+    let server = rig.start().unwrap();
+    let handle = server.handle();
+    let value = "x".repeat(200);
+    let op = |n: usize| RequestOp { request: Some(Request::RequestPut(put_request(&format!("key{n}"), &value, 0))) };
+    let txn = TxnRequest { success: (0..100).map(op).collect(), ..TxnRequest::default() };
+    for _ in 0..250 {
+        block_on(handle.txn(txn.clone())).unwrap();
+    }
+    block_on(handle.defragment()).unwrap();
+    let before = handle.status().unwrap().db_bytes;
+    block_on(handle.compact(CompactionRequest { revision: handle.revision(), physical: false })).unwrap();
+    block_on(handle.defragment()).unwrap();
+    let after = handle.status().unwrap().db_bytes;
+    assert!(before > 5_000_000 && after < 200_000, "{before} bytes, then {after}");
+    server.stop();
+    server.wait().unwrap();
+}
+
+#[test]
+fn nobody_is_told_of_a_lost_leader_before_it_is_lost_nor_after_it_is_found() {
+    let loss = LeaderLoss::new();
+    let early = loss.waiter();
+    assert!(!early.is_closed());
+    loss.found();
+    assert!(!early.is_closed());
+    loss.lost();
+    assert!(early.is_closed() && loss.waiter().is_closed());
+    loss.found();
+    assert!(early.is_closed() && !loss.waiter().is_closed());
 }

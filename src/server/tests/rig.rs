@@ -1,6 +1,7 @@
 //! A server on a simulated disk, clock and random source. Its WAL is there; LMDB's file is on the real one, and what it has
 //! committed when the server ends is what a crash leaves of it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ impl Rig {
     pub fn start(&self) -> Result<Server, Fault> {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         Server::start_tuned(&config(self.dir.path(), &flags), self.host.clone(), Arc::new(NoObserver), self.tuning)
+    }
+
+    pub fn wal_dir(&self) -> PathBuf {
+        self.dir.path().join("member/wal")
     }
 
     /// Forgets LMDB's directory, as a power cut does to a name that was never synced.
