@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -128,7 +128,6 @@ impl Server {
             alarms: Mutex::new(Alarms::of(stored.alarms)),
             members: Mutex::new(stored.membership.clone()),
             inbox: Inbox::default(),
-            wal: OnceLock::new(),
             quota_bytes,
             max_request_bytes: config.max_request_bytes,
             term: AtomicU64::new(log.hard_state.term.0),
@@ -141,6 +140,8 @@ impl Server {
             recent_bytes: AtomicU64::new(0),
             checkpoint_full: AtomicBool::new(false),
             wal_full: AtomicBool::new(false),
+            disk_low: AtomicBool::new(false),
+            disk_check_due: AtomicU64::new(0),
             request_ids: AtomicU64::new(host.random.next_u64() | 1 << 63),
             stopping: is_stopping,
         });
@@ -155,8 +156,6 @@ impl Server {
         )?;
         let reports = shared.clone();
         let wal = wal::Writer::start(log.wal, observer, Box::new(move |report| reports.inbox.ask(Ask::Wal(report))))?;
-        let wal = Arc::new(wal);
-        assert!(shared.wal.set(Arc::downgrade(&wal)).is_ok(), "set once");
         let (ready, is_ready) = sync_channel(1);
         let now = host.clock.now();
         let parts = Parts {

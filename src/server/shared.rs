@@ -1,9 +1,10 @@
 //! What the loop and its clients share.
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use smol::channel::{self, Receiver, Sender};
 
@@ -20,10 +21,11 @@ use crate::pb::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmActio
 use crate::raft::MemberId;
 use crate::wal;
 
-/// Free bytes below which a growing command is refused once the WAL cannot prepare its next segment.
-const FULL_DISK_BYTES: u64 = 16 << 20;
-/// Room in the WAL below which the disk is asked how full it is.
-const LOW_RESERVE_BYTES: u64 = 2 << 20;
+/// Free bytes on the WAL's or the checkpoint's disk below which growing commands are refused: deleting and compacting take room too,
+/// before they give any back.
+const RESERVED_BYTES: u64 = 16 << 20;
+/// How often the disks are asked for it.
+const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes in memory and not yet in the checkpoint above which growing commands have to wait: the checkpoint's disk has stalled.
 const MAX_RECENT_BYTES: u64 = 64 << 20;
 
@@ -38,8 +40,6 @@ pub(super) struct Shared {
     pub alarms: Mutex<Alarms>,
     pub members: Mutex<Membership>,
     pub inbox: Inbox,
-    /// Set once, before the first client is let in. The loop owns it, and its end is the WAL's.
-    pub wal: OnceLock<Weak<wal::Writer>>,
     pub quota_bytes: Option<u64>,
     pub max_request_bytes: usize,
     pub term: AtomicU64,
@@ -57,6 +57,9 @@ pub(super) struct Shared {
     pub checkpoint_full: AtomicBool,
     /// The WAL finds no room for what it was given.
     pub wal_full: AtomicBool,
+    /// There was little room on a disk when it was last asked, and the clock's milliseconds when to ask again.
+    pub disk_low: AtomicBool,
+    pub disk_check_due: AtomicU64,
     pub request_ids: AtomicU64,
     /// Closed when the server begins to stop.
     pub stopping: Receiver<Infallible>,
@@ -85,20 +88,31 @@ impl Shared {
             self.raise_no_space();
             return Err(Error::NoSpace);
         }
-        if self.wal_full.load(Ordering::Relaxed) {
+        if self.wal_full.load(Ordering::Relaxed) || self.checkpoint_full.load(Ordering::Relaxed) || self.disk_is_low() {
             return Err(Error::NoSpace);
         }
-        if self.recent_bytes.load(Ordering::Relaxed) > MAX_RECENT_BYTES {
-            return Err(if self.checkpoint_full.load(Ordering::Relaxed) { Error::NoSpace } else { Error::TooManyRequests });
-        }
-        if self.disk_is_full() { Err(Error::NoSpace) } else { Ok(()) }
+        if self.recent_bytes.load(Ordering::Relaxed) > MAX_RECENT_BYTES { Err(Error::TooManyRequests) } else { Ok(()) }
     }
 
-    fn disk_is_full(&self) -> bool {
-        let is_low = |dir: &Path| self.host.disk.free_bytes(dir).is_ok_and(|free| free < FULL_DISK_BYTES);
-        let reserve = self.wal.get().and_then(Weak::upgrade).map(|wal| wal.reserve_bytes());
-        reserve.is_some_and(|reserve| reserve < LOW_RESERVE_BYTES && is_low(&self.wal_dir))
-            || self.checkpoint_full.load(Ordering::Relaxed) && is_low(&self.data_dir)
+    fn disk_is_low(&self) -> bool {
+        let now = u64::try_from(self.host.clock.now().as_millis()).unwrap_or(u64::MAX);
+        let due = self.disk_check_due.load(Ordering::Relaxed);
+        let next = now.saturating_add(DISK_CHECK_INTERVAL.as_millis() as u64);
+        if now >= due && self.disk_check_due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let low = |dir: &PathBuf| self.host.disk.free_bytes(dir).is_ok_and(|free| free < RESERVED_BYTES);
+            let low = [&self.wal_dir, &self.data_dir].into_iter().find(|dir| low(dir));
+            if self.disk_low.swap(low.is_some(), Ordering::Relaxed) != low.is_some() {
+                match low {
+                    Some(dir) => log::error!(
+                        "less than {} MiB are free for {}: only deletions and compactions are let in until there is room again",
+                        RESERVED_BYTES >> 20,
+                        dir.display()
+                    ),
+                    None => log::info!("the disk has room again"),
+                }
+            }
+        }
+        self.disk_low.load(Ordering::Relaxed)
     }
 
     /// Tells the cluster, through the log, that this member is over its quota.

@@ -80,10 +80,16 @@ fn on_a_disk_that_fills_up_deletes_and_compactions_go_on_and_puts_return_with_th
     let rig = Rig::new(1, &[]);
     let server = rig.start().unwrap();
     let handle = server.handle();
-    rig.disk.set_capacity(Some(5 << 20));
+    rig.disk.set_capacity(Some(24 << 20));
     let value = "x".repeat(32 << 10);
-    let refused = (0..1000).find_map(|n| put(&handle, &format!("key{n}"), &value).err());
-    assert_eq!(refused, Some(Error::NoSpace));
+    let put_next = |n| {
+        // The disks are asked from time to time.
+        rig.clock.advance(Duration::from_secs(1));
+        put(&handle, &format!("key{n}"), &value).err()
+    };
+    assert_eq!((0..1000).find_map(put_next), Some(Error::NoSpace));
+    assert!(get(&handle, "key9").is_some());
+    assert!(rig.disk.free_bytes(&rig.wal_dir()).unwrap() > 1 << 20);
     let lease = block_on(handle.lease_grant(LeaseGrantRequest { id: 1, ttl: 100 }));
     assert_eq!(lease.err(), Some(Error::NoSpace));
     for n in 0..10 {
@@ -92,6 +98,7 @@ fn on_a_disk_that_fills_up_deletes_and_compactions_go_on_and_puts_return_with_th
     block_on(handle.compact(CompactionRequest { revision: handle.revision(), physical: true })).unwrap();
     block_on(handle.defragment()).unwrap();
     rig.disk.set_capacity(None);
+    rig.clock.advance(Duration::from_secs(1));
     put(&handle, "room", "again").unwrap();
     drop(handle);
     server.stop();
