@@ -105,6 +105,8 @@ where
 pub async fn range_stream(api: &Api, request: RangeRequest, replies: &mut Replies) -> Result<(), Status> {
     check::range_stream(&request)?;
     let RangeAnswer { revision, count, more, mut rows } = api.server.range(&request).await?;
+    // The client may not be ready for long, and a defragmentation would wait for its read transaction, and all others for that.
+    rows.park();
     let header = api.server.header(revision);
     // A chunk never grows much beyond the longest request, however long the rows are that come after short ones.
     let target = api.limits.max_request_bytes;
