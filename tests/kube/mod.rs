@@ -79,7 +79,7 @@ fn crash(
         scope.spawn(|| read(kubectl, seen, &stop));
         let _stop = StopOnDrop(&stop);
         until("ten objects", more);
-        println!("calls before crash {round}: {:#?}", verdict::calls(server));
+        verdict::assert_calls_answered(server, &format!("before crash {round}"));
         server.kill();
         let promised = acknowledged.lock().unwrap().clone();
         meanwhile();
@@ -126,6 +126,8 @@ fn kubernetes_cannot_tell_it_from_etcd() {
     let (acknowledged, seen) = (Mutex::default(), Mutex::default());
 
     story::live_in(&kubectl, "first");
+    let calls = verdict::assert_calls_answered(&server, "in the first namespace");
+    assert!(calls.contains_key("etcdserverpb.KV/RangeStream OK"), "caches are filled by streams");
     kubectl.stdout(&["create", "namespace", KEPT]);
     let mut watch = Watch::open(&kubectl, KEPT, "configmaps");
 
@@ -161,7 +163,7 @@ fn kubernetes_cannot_tell_it_from_etcd() {
     println!("{checked} caches are equal to the store");
     saw(&seen, revision(&serde_json::from_str(&kubectl.raw("/api/v1/configmaps?limit=1")).unwrap()));
     println!("{}", kubectl.raw("/readyz?verbose"));
-    println!("calls since crash 2: {:#?}", verdict::calls(&server));
+    verdict::assert_calls_answered(&server, "since crash 2");
     plane.assert_running();
     verdict::assert_no_complaint(&plane);
     verdict::assert_quiet(&server);

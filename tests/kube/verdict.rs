@@ -12,7 +12,9 @@ use crate::support::wait::until_within;
 
 /// Lines of Kubernetes that no store may ever be the cause of.
 const NEVER: &[&str] = &[
-    "panic",
+    "panic:",
+    "a panic",
+    "panicked: true",
     "fatal error",
     "goroutine ",
     "consistency check failed",
@@ -39,13 +41,17 @@ pub fn assert_no_complaint(plane: &ControlPlane) {
     assert!(found.is_empty(), "complaints:\n{}", found.join("\n"));
 }
 
+/// What etcd warns of at every start with these flags.
+const WARNED: &[&str] = &["Running http and grpc server on single port.", "simple token is not cryptographically signed"];
+
 /// The server's log has nothing above level `info`.
 #[track_caller]
 pub fn assert_quiet(server: &Server) {
     let log = server.log();
     let loud = |line: &&str| {
         let entry: Value = serde_json::from_str(line).unwrap_or_default();
-        entry["level"] != "info"
+        let known = entry["msg"].as_str().is_some_and(|text| WARNED.iter().any(|known| text.starts_with(known)));
+        entry["level"] != "info" && !known
     };
     let found: Vec<&str> = log.lines().filter(loud).collect();
     assert!(found.is_empty(), "the server logged:\n{}", found.join("\n"));
@@ -71,8 +77,18 @@ pub fn wait_for_consistency_checks(plane: &mut ControlPlane) -> usize {
     })
 }
 
+/// The calls that the server has answered since it started, printed. None has failed; a client that turns away cancels.
+#[track_caller]
+pub fn assert_calls_answered(server: &Server, when: &str) -> BTreeMap<String, u64> {
+    let calls = calls(server);
+    println!("calls {when}: {calls:#?}");
+    let odd: Vec<_> = calls.keys().filter(|call| !call.ends_with(" OK") && !call.ends_with(" Canceled")).collect();
+    assert!(odd.is_empty(), "calls that failed {when}: {odd:?}");
+    calls
+}
+
 /// Calls that are over, by `Service/Method Code`.
-pub fn calls(server: &Server) -> BTreeMap<String, u64> {
+fn calls(server: &Server) -> BTreeMap<String, u64> {
     let metrics = get_plain(server.ports().metrics, "/metrics").body;
     let call = |labels: &str| {
         let label = |name| label_of(labels, name);
