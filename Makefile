@@ -4,7 +4,7 @@ CARGO ?= cargo
 ORACLE := tests/oracle
 DATA ?= data
 
-.PHONY: all run test check unit fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -15,6 +15,10 @@ run: toolchain
 # What CI runs: style, documentation, and every test, the ones against real etcd included.
 test: toolchain check oracle
 	$(CARGO) test --locked
+
+# Kubernetes' own control plane on it (about ten minutes, and ten more to build Kubernetes the first time).
+test-kube: toolchain oracle-kube
+	$(CARGO) test --locked --test tests -- --ignored --exact --nocapture kube::kubernetes_cannot_tell_it_from_etcd
 
 check: toolchain fmt clippy doc
 

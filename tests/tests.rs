@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod crash;
+mod kube;
 mod lease;
 mod raft;
 mod script;

@@ -6,7 +6,7 @@ use bramble::pb::etcdserverpb::ResponseHeader;
 use prost::Message;
 use regex_lite::Regex;
 
-use crate::support::etcdctl::Output;
+use crate::support::command::Output;
 
 /// A pattern, what stands for it, and why it may differ.
 type Rule = (&'static str, &'static str, &'static str);

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose as Usage, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -15,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 #[derive(Clone, Debug)]
 pub struct Certs {
     dir: PathBuf,
+    authority: Arc<CertifiedIssuer<'static, KeyPair>>,
 }
 
 impl Certs {
@@ -22,24 +24,27 @@ impl Certs {
     /// certificate also serves as a client's, as kubeadm's do.
     pub fn create(dir: &Path) -> Certs {
         fs::create_dir_all(dir).unwrap();
-        let certs = Certs { dir: dir.to_path_buf() };
-        let (ca, ca_key) = authority("test-ca");
-        fs::write(certs.ca(), ca.pem()).unwrap();
-        let issuer = Issuer::from_params(&ca.params, &ca_key);
-        certs.issue(&issuer, "server", "server", &[Usage::ServerAuth, Usage::ClientAuth]);
-        certs.issue(&issuer, "client", "root", &[Usage::ClientAuth]);
+        let certs = Certs { dir: dir.to_path_buf(), authority: Arc::new(authority("test-ca")) };
+        fs::write(certs.ca(), certs.authority.pem()).unwrap();
+        certs.issue("server", "server", None, &[Usage::ServerAuth, Usage::ClientAuth]);
+        certs.issue("client", "root", None, &[Usage::ClientAuth]);
         certs
     }
 
-    fn issue(&self, issuer: &Issuer<'_, &KeyPair>, file: &str, common_name: &str, usages: &[Usage]) {
+    /// Makes one more pair, `{file}.crt` and `{file}.key`.
+    pub fn issue(&self, file: &str, common_name: &str, organization: Option<&str>, usages: &[Usage]) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
+        if let Some(organization) = organization {
+            params.distinguished_name.push(DnType::OrganizationName, organization);
+        }
         params.extended_key_usages = usages.to_vec();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let cert = params.signed_by(&key, issuer).unwrap();
-        fs::write(self.dir.join(format!("{file}.crt")), cert.pem()).unwrap();
-        fs::write(self.dir.join(format!("{file}.key")), key.serialize_pem()).unwrap();
+        let cert = params.signed_by(&key, &self.authority).unwrap();
+        let (cert_file, key_file) = self.pair(file);
+        fs::write(cert_file, cert.pem()).unwrap();
+        fs::write(key_file, key.serialize_pem()).unwrap();
     }
 
     /// The authority.
@@ -47,7 +52,7 @@ impl Certs {
         self.dir.join("ca.crt")
     }
 
-    /// Certificate and key of `server` or `client`.
+    /// Certificate and key of `server`, `client`, or what else was issued.
     pub fn pair(&self, name: &str) -> (PathBuf, PathBuf) {
         (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")))
     }
@@ -73,23 +78,10 @@ impl Certs {
     }
 }
 
-struct Authority {
-    params: CertificateParams,
-    pem: String,
-}
-
-impl Authority {
-    fn pem(&self) -> &str {
-        &self.pem
-    }
-}
-
-fn authority(name: &str) -> (Authority, KeyPair) {
-    let key = KeyPair::generate().unwrap();
+fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    let pem = params.self_signed(&key).unwrap().pem();
-    (Authority { params, pem }, key)
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }

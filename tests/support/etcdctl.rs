@@ -1,13 +1,10 @@
 //! etcd's command line client.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command;
 
+use super::command::{Output, Running};
 use super::server::{Security, Server};
-use super::wait::DEADLINE;
 use super::{Certs, oracle};
 
 /// Which one.
@@ -28,24 +25,6 @@ impl Version {
     }
 }
 
-/// What a command printed, and its exit code.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
-    /// Exit code; none: ended by a signal.
-    pub code: Option<i32>,
-    /// Bytes: `-w protobuf` prints no text.
-    pub stdout: Vec<u8>,
-    /// Text.
-    pub stderr: String,
-}
-
-impl Output {
-    /// stdout as text.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-}
-
 /// An etcdctl that talks to one server.
 pub struct Etcdctl {
     version: Version,
@@ -60,7 +39,7 @@ impl Etcdctl {
         Etcdctl { version, url: server.url(), tls }
     }
 
-    fn command(&self, args: &[impl AsRef<str>], out: &Path) -> Command {
+    fn command(&self, args: &[impl AsRef<str>]) -> Command {
         let mut command = Command::new(self.version.binary());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         if self.version == Version::V34 {
@@ -75,20 +54,12 @@ impl Etcdctl {
             }
         }
         command.args(args.iter().map(AsRef::as_ref));
-        command.stdin(Stdio::piped());
-        command.stdout(File::create(out.join("stdout")).unwrap());
-        command.stderr(File::create(out.join("stderr")).unwrap());
         command
     }
 
     /// Starts a command; `stdin` is fed, then left open until the process is dropped or awaited.
     pub fn spawn(&self, args: &[impl AsRef<str>], stdin: &str) -> Running {
-        let out = tempfile::tempdir().unwrap();
-        let mut child = self.command(args, out.path()).spawn().unwrap();
-        // A command that reads nothing may be gone already.
-        let _ = child.stdin.as_mut().unwrap().write_all(stdin.as_bytes());
-        let line = args.iter().map(|arg| arg.as_ref()).collect::<Vec<_>>().join(" ");
-        Running { child, out, line }
+        Running::start(self.command(args), stdin)
     }
 
     /// Runs a command to its end.
@@ -109,73 +80,5 @@ impl Etcdctl {
         let output = self.run(args);
         assert_eq!(output.code, Some(0), "etcdctl failed: {}{}", output.text(), output.stderr);
         output.text()
-    }
-}
-
-/// A command that has not ended yet. Killed when dropped.
-pub struct Running {
-    child: Child,
-    out: tempfile::TempDir,
-    line: String,
-}
-
-impl Running {
-    /// What it has printed so far.
-    pub fn so_far(&self) -> Output {
-        let read = |name: &str| std::fs::read(self.out.path().join(name)).unwrap_or_default();
-        Output { code: None, stdout: read("stdout"), stderr: String::from_utf8_lossy(&read("stderr")).into_owned() }
-    }
-
-    /// Waits until stdout is `enough`; false: it has not become so within `patience`, or the command has ended before.
-    pub fn wait_for(&mut self, patience: Duration, enough: impl Fn(&str) -> bool) -> bool {
-        let start = Instant::now();
-        loop {
-            let ended = self.child.try_wait().unwrap().is_some();
-            if enough(&self.so_far().text()) {
-                return true;
-            }
-            if ended || start.elapsed() > patience {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(3));
-        }
-    }
-
-    /// Closes stdin and waits for the end, which has to come.
-    #[track_caller]
-    pub fn finish(self) -> Output {
-        let line = self.line.clone();
-        let (output, ended) = self.finish_within(DEADLINE);
-        assert!(ended, "etcdctl {line} does not end");
-        output
-    }
-
-    /// Closes stdin and waits for the end; false: it had to be killed.
-    pub fn finish_within(mut self, patience: Duration) -> (Output, bool) {
-        drop(self.child.stdin.take());
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return (Output { code: status.code(), ..self.so_far() }, true);
-            }
-            if start.elapsed() > patience {
-                return (self.kill(), false);
-            }
-            std::thread::sleep(Duration::from_millis(3));
-        }
-    }
-
-    /// Kills it and gives what it had printed.
-    pub fn kill(mut self) -> Output {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        self.so_far()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -4,6 +4,7 @@
 //! runs against the etcd of `tests/oracle/bin`, and is proven there.
 
 pub mod certs;
+pub mod command;
 pub mod etcdctl;
 pub mod grpc;
 pub mod http;

@@ -36,6 +36,7 @@ pub struct Builder {
     security: Security,
     ports: Option<Ports>,
     flags: Vec<String>,
+    kubeadm: bool,
 }
 
 /// The ports of a server.
@@ -45,12 +46,14 @@ pub struct Ports {
     pub client: u16,
     /// `--listen-peer-urls`
     pub peer: u16,
+    /// `--listen-metrics-urls`, where one is asked for
+    pub metrics: u16,
 }
 
 impl Ports {
-    /// Two ports that nobody listens on now.
+    /// Ports that nobody listens on now.
     pub fn free() -> Ports {
-        Ports { client: free_port(), peer: free_port() }
+        Ports { client: free_port(), peer: free_port(), metrics: free_port() }
     }
 }
 
@@ -96,6 +99,12 @@ impl Builder {
         self
     }
 
+    /// As kubeadm runs it: by the name `etcd`, with kubeadm's flags, mutual TLS towards clients and peers.
+    pub fn kubeadm(mut self) -> Builder {
+        self.kubeadm = true;
+        self.security(Security::Mutual)
+    }
+
     /// Starts it and waits until it answers a linearizable read.
     pub fn start(self) -> Server {
         let mut server = self.prepare();
@@ -110,8 +119,14 @@ impl Builder {
         let ports = self.ports.unwrap_or_else(Ports::free);
         let data_dir = dir.path().join("data");
         let certs = (self.security != Security::Plain).then(|| Certs::create(&dir.path().join("certs")));
+        let mut binary = self.binary;
+        if self.kubeadm {
+            let name = dir.path().join("etcd");
+            std::os::unix::fs::symlink(std::path::absolute(binary).unwrap(), &name).unwrap();
+            binary = name;
+        }
         let mut server = Server {
-            binary: self.binary,
+            binary,
             security: self.security,
             ports,
             flags: Vec::new(),
@@ -121,7 +136,7 @@ impl Builder {
             child: None,
             _dir: dir,
         };
-        server.flags = server.base_flags();
+        server.flags = if self.kubeadm { server.kubeadm_flags() } else { server.base_flags() };
         server.flags.extend(self.flags);
         server
     }
@@ -148,7 +163,7 @@ impl Server {
 
     /// The server under test, to be configured.
     pub fn builder() -> Builder {
-        Builder { binary: under_test(), security: Security::Plain, ports: None, flags: Vec::new() }
+        Builder { binary: under_test(), security: Security::Plain, ports: None, flags: Vec::new(), kubeadm: false }
     }
 
     fn base_flags(&self) -> Vec<String> {
@@ -173,6 +188,35 @@ impl Server {
             }
         }
         flags
+    }
+
+    /// What kubeadm 1.34 and later writes into the static pod, in its order; only the addresses are loopback's.
+    fn kubeadm_flags(&self) -> Vec<String> {
+        let certs = self.certs.as_ref().expect("kubeadm always uses TLS");
+        let (cert, key) = certs.pair("server");
+        let (cert, key, ca) = (cert.display(), key.display(), certs.ca());
+        let (ca, url, peer) = (ca.display(), self.url(), format!("https://127.0.0.1:{}", self.ports.peer));
+        vec![
+            format!("--advertise-client-urls={url}"),
+            format!("--cert-file={cert}"),
+            "--client-cert-auth=true".to_owned(),
+            format!("--data-dir={}", self.data_dir.display()),
+            "--feature-gates=InitialCorruptCheck=true".to_owned(),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=m1={peer}"),
+            format!("--key-file={key}"),
+            format!("--listen-client-urls={url}"),
+            format!("--listen-metrics-urls=http://127.0.0.1:{}", self.ports.metrics),
+            format!("--listen-peer-urls={peer}"),
+            "--name=m1".to_owned(),
+            format!("--peer-cert-file={cert}"),
+            "--peer-client-cert-auth=true".to_owned(),
+            format!("--peer-key-file={key}"),
+            format!("--peer-trusted-ca-file={ca}"),
+            "--snapshot-count=10000".to_owned(),
+            format!("--trusted-ca-file={ca}"),
+            "--watch-progress-notify-interval=5s".to_owned(),
+        ]
     }
 
     /// Starts the process without waiting for anything.
@@ -246,6 +290,14 @@ impl Server {
     /// The ports.
     pub fn ports(&self) -> Ports {
         self.ports
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// If it is not running.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server is running").id()
     }
 
     /// The client port.

@@ -11,14 +11,23 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// # Panics
 /// If it has none within [`DEADLINE`].
 #[track_caller]
-pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    until_within(what, DEADLINE, Duration::from_millis(3), condition)
+}
+
+/// The same with another patience and another pause between two questions.
+///
+/// # Panics
+/// If it has no answer within `patience`.
+#[track_caller]
+pub fn until_within<T>(what: &str, patience: Duration, pause: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = condition() {
             return answer;
         }
-        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
-        std::thread::sleep(Duration::from_millis(3));
+        assert!(start.elapsed() < patience, "waited {patience:?} in vain: {what}");
+        std::thread::sleep(pause);
     }
 }
 
