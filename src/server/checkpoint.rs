@@ -225,6 +225,10 @@ impl Stored {
         let leases = rows(&reader, Table::Lease, decode_lease)?;
         let alarms = rows(&reader, Table::Alarm, |_, value| AlarmMember::decode(value).ok())?;
         let members: Vec<Member> = rows(&reader, Table::Member, |_, value| pb::Member::decode(value).ok().map(Member::from))?;
+        if members.is_empty() {
+            // Nobody could ever be elected. The log's first entries name members, so no checkpoint is without.
+            return Err(Fault::new("the checkpoint is damaged: it names no members. Put back a copy of the data directory"));
+        }
         Ok(Stored { identity: Some(identity), applied, leases, alarms, membership: Membership::of(members, cluster_version) })
     }
 }
