@@ -20,7 +20,9 @@ use super::{AppendError, Options, failed};
 
 /// How long a full disk is left alone before a spare is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+/// Zeros go out a page at a time. Linux (ext4 from 6.16 on) caches a larger write as one folio of that size, and then counts the
+/// whole folio as dirtied and written (`write_bytes`, dirty limits) for each frame of a few hundred bytes that falls into it.
+static ZEROS: [u8; 4 * 1024] = [0; 4 * 1024];
 
 /// A file ready to become a segment. What it holds does not matter: its nonce will be new.
 pub(super) struct Spare {

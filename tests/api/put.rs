@@ -78,3 +78,23 @@ fn a_deletion_is_one_revision_and_none_if_nothing_is_there() {
     assert_eq!(client.call(&delete_range("\0", "\0")).deleted, 0);
     assert_eq!(client.call(&everything()).revision(), 7);
 }
+
+/// Flash wears by the page. A put is a frame of some hundred bytes in a file that is there already; what it makes the kernel write
+/// is the page with the frame, and now and then the next one.
+#[test]
+fn a_small_put_dirties_few_pages() {
+    const PUTS: u64 = 100;
+    let server = Server::start();
+    let client = server.client();
+    let written = || -> u64 {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", server.pid())).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
+    };
+    client.call(&put("first", "x".repeat(400)));
+    let before = written();
+    for _ in 0..PUTS {
+        client.call(&put("k", "x".repeat(400)));
+    }
+    let each = (written() - before) / PUTS;
+    assert!(each <= 16 * 1024, "{each} bytes for each put of 400");
+}
