@@ -45,7 +45,7 @@ impl Alarms {
     /// An alarm as `StatusResponse.errors` tells it.
     pub fn describe(alarm: &AlarmMember) -> String {
         let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
-        format!("memberID:{} alarm:{name} ", alarm.member_id)
+        format!("memberID:{} alarm:{name}", alarm.member_id)
     }
 }
 
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(alarms.apply(&request(AlarmAction::Get, 0, AlarmType::None)).len(), 1);
         assert_eq!(alarms.apply(&request(AlarmAction::Get, 0, AlarmType::Corrupt)), []);
         assert_eq!(Alarms::of(alarms.list()), alarms);
-        assert_eq!(Alarms::describe(&alarms.list()[0]), "memberID:7 alarm:NOSPACE ");
+        assert_eq!(Alarms::describe(&alarms.list()[0]), "memberID:7 alarm:NOSPACE");
         assert_eq!(alarms.apply(&request(AlarmAction::Deactivate, 8, AlarmType::Nospace)), []);
         assert_eq!(alarms.apply(&request(AlarmAction::Deactivate, 7, AlarmType::Nospace)).len(), 1);
         assert_eq!(alarms.list(), []);
