@@ -334,6 +334,13 @@ fn extend_to_mapped_length(path: &Path) -> Result<(), Fault> {
         if file.read_exact_at(&mut meta, page * page_bytes).is_err() {
             return Err(Fault::damaged(path.to_owned(), len, "the file ends inside its first pages", REMEDY));
         }
+        if meta[BBOLT_MAGIC_AT..].starts_with(&BBOLT_MAGIC) {
+            return Err(Fault::new(format!(
+                "{} is a database of etcd, which cannot be read here. It is left as it is: start with another --data-dir, and copy \
+                 the keys from a running etcd with etcdctl make-mirror",
+                path.display()
+            )));
+        }
         if u32::from_ne_bytes(meta[meta::MAGIC..][..4].try_into().expect("four bytes")) != meta::MAGIC_VALUE {
             return Err(Fault::damaged(path.to_owned(), page * page_bytes, "not the meta page of an LMDB file", REMEDY));
         }
@@ -353,6 +360,10 @@ fn extend_to_mapped_length(path: &Path) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+/// What tells etcd's database (bbolt) behind its page header of sixteen bytes.
+const BBOLT_MAGIC_AT: usize = 16;
+const BBOLT_MAGIC: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
 
 /// Where the fields of LMDB 0.9's meta page stand (mdb.c, `MDB_page`, `MDB_meta`, `MDB_db`): native byte order and word size.
 mod meta {
@@ -720,5 +731,11 @@ mod tests {
         fs::write(&path, vec![0x55; 9000]).unwrap();
         let fault = Backend::open(&path, OPTIONS).err().unwrap().to_string();
         assert!(fault.contains("not the meta page"), "{fault}");
+        let mut bbolt = vec![0; 32 * 1024];
+        bbolt[16..20].copy_from_slice(&[0xED, 0xDA, 0x0C, 0xED]);
+        fs::write(&path, &bbolt).unwrap();
+        let fault = Backend::open(&path, OPTIONS).err().unwrap().to_string();
+        assert!(fault.contains("a database of etcd") && !fault.contains("damaged"), "{fault}");
+        assert_eq!(fs::read(&path).unwrap(), bbolt);
     }
 }

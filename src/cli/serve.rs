@@ -18,7 +18,7 @@ use crate::rpc::http::Endpoints;
 use crate::rpc::listen::Listener;
 use crate::rpc::services::{Api, Limits};
 use crate::rpc::timers::{SystemTimers, Timers};
-use crate::rpc::tls::with_auto_certificate;
+use crate::rpc::tls::{TlsAcceptor, with_auto_certificate};
 use crate::server::Server;
 use crate::wal::Metered;
 
@@ -60,7 +60,7 @@ pub fn serve(config: Config) -> Result<(), Fault> {
     log::info!("ready to serve client requests");
     let asked = async {
         let signal = signals.next().await?.ok()?;
-        log::info!("received {signal:?}: shutting down");
+        log::info!("received {}: shutting down", name(signal));
         Some(signal)
     };
     let signal = future::block_on(future::or(asked, async {
@@ -99,11 +99,15 @@ fn start(config: &Config, host: &Host, signals: &mut Signals) -> Result<Option<S
     match future::block_on(future::or(begun, asked)) {
         Ok(server) => server.map(Some),
         Err(signal) => {
-            log::info!("received {signal:?} while starting: leaving at once");
+            log::info!("received {} while starting: leaving at once", name(signal));
             end_by(signal);
             Ok(None)
         }
     }
+}
+
+fn name(signal: Signal) -> &'static str {
+    if signal == Signal::Int { "SIGINT" } else { "SIGTERM" }
 }
 
 /// Ends by the signal that we were asked to end by, so that whoever waits for us sees that we did as we were told. A container's
@@ -128,19 +132,21 @@ struct Sockets(Vec<(Listener, Kind)>);
 
 impl Sockets {
     fn bind(config: &Config) -> Result<Sockets, Fault> {
-        let tls = client_tls(config)?;
-        let mut sockets = Vec::new();
         let client = if config.listen_client_http_urls.is_empty() { Kind::Both } else { Kind::GrpcOnly };
         let groups = [
             (&config.listen_client_urls, client),
             (&config.listen_client_http_urls, Kind::HttpOnly),
             (&config.listen_metrics_urls, Kind::Metrics),
         ];
+        // One for all, so that a change of the files is told once.
+        let tls = match groups.iter().any(|(urls, _)| urls.iter().any(|url| url.tls)) {
+            true => Some(TlsAcceptor::new(&client_tls(config)?)?),
+            false => None,
+        };
+        let mut sockets = Vec::new();
         for (urls, kind) in groups {
-            for url in urls {
-                sockets.push((Listener::bind(url, &tls, config.socket_reuse_port)?, kind));
-                log::info!("listening on {}", url.url);
-            }
+            let listeners = Listener::bind_all(urls, tls.as_ref(), config.socket_reuse_port)?;
+            sockets.extend(listeners.into_iter().map(|listener| (listener, kind)));
         }
         Ok(Sockets(sockets))
     }

@@ -125,6 +125,7 @@ pub fn config(low: LowArgs, log: Log, context: &Context, notices: &mut Vec<Notic
     {
         return Err("auth: invalid auth options".into());
     }
+    warn_of_danger(&low, notices);
     let max_request_bytes = max_request_bytes(&low, notices)?;
     Ok(Config {
         data_dir: data_dir(&low, &name, notices),
@@ -408,6 +409,15 @@ fn data_dir(low: &LowArgs, name: &str, notices: &mut Vec<Notice>) -> PathBuf {
         notices.push(Notice::warn("'data-dir' was empty; using default").with("data-dir", &default));
         PathBuf::from(default)
     })
+}
+
+fn warn_of_danger(low: &LowArgs, notices: &mut Vec<Notice>) {
+    if low.unsafe_no_fsync == Some(true) {
+        notices.push(Notice::warn("--unsafe-no-fsync: writes are acknowledged before they are on disk; a power cut loses them"));
+    }
+    if low.force_new_cluster == Some(true) {
+        notices.push(Notice::warn("--force-new-cluster has nothing to do: this member is alone in its cluster"));
+    }
 }
 
 fn quota(bytes: i64, notices: &mut Vec<Notice>) -> Option<u64> {

@@ -13,6 +13,12 @@ pub fn usage(program: &str) -> String {
     )
 }
 
+/// The derive macro of the parser wants its texts to begin small.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
 /// All flags, with defaults.
 pub fn help() -> String {
     let mut text = String::new();
@@ -22,7 +28,7 @@ pub fn help() -> String {
             group = flag.group;
             _ = write!(text, "\n{group}:\n");
         }
-        _ = write!(text, "  --{} '{}'\n    {}\n", flag.name, flag.default, flag.help);
+        _ = write!(text, "  --{} '{}'\n    {}\n", flag.name, flag.default, sentence(flag.help));
         if let Some(why) = flag.inert {
             _ = writeln!(text, "    Accepted without effect: {why}.");
         }

@@ -169,11 +169,11 @@ flags! {
         "heartbeat-interval" heartbeat_interval: u64 = "500", "milliseconds between two heartbeats. Suits SD cards; etcd's own default is 100.";
         "election-timeout" election_timeout: u64 = "5000", "milliseconds without a leader until an election, at least five heartbeats. Suits SD cards; etcd's own default is 1000.";
         "initial-election-tick-advance" initial_election_tick_advance: bool = "true", "shorten the wait for the first election after a start.", inert "a single voter elects itself at once, and others wait a whole timeout";
-        "listen-peer-urls" listen_peer_urls: Urls = "http://localhost:2380", "where to listen on for members.";
-        "listen-client-urls" listen_client_urls: Urls = "http://localhost:2379", "where to listen on for clients: gRPC, and HTTP unless --listen-client-http-urls is set.";
-        "listen-client-http-urls" listen_client_http_urls: Urls = "", "where to listen on for HTTP alone; then --listen-client-urls serve gRPC alone.";
+        "listen-peer-urls" listen_peer_urls: Urls = "http://localhost:2380", "where to listen for members.";
+        "listen-client-urls" listen_client_urls: Urls = "http://localhost:2379", "where to listen for clients: gRPC, and HTTP unless --listen-client-http-urls is set.";
+        "listen-client-http-urls" listen_client_http_urls: Urls = "", "where to listen for HTTP alone; then --listen-client-urls serve gRPC alone.";
         "max-snapshots" max_snapshots: u64 = "5", "snapshot files to keep. Removed in etcd 3.8.", inert "there is one checkpoint";
-        "max-wals" max_wals: u64 = "5", "wAL files to keep.", inert "segments behind the checkpoint are recycled";
+        "max-wals" max_wals: u64 = "5", "log files to keep.", inert "segments behind the checkpoint are recycled";
         "memory-mlock" memory_mlock: bool = "false", "keep the server's memory from being swapped out.", inert "the database is mapped, and may be larger than the memory";
         "quota-backend-bytes" quota_backend_bytes: i64 = "0", "size of the database at which writes are refused; 0 is 2 GiB, a negative number is none.";
         "backend-bbolt-freelist-type" backend_bbolt_freelist_type: String = "map", "free list of bbolt.", inert "the backend is LMDB";

@@ -138,6 +138,17 @@ fn settle(mut tls: Tls, whose: &str, notices: &mut Vec<Notice>) -> Tls {
         notices.push(Notice::warn(&format!("ignoring {whose} auto TLS since certs given")));
         tls.auto_tls = false;
     }
+    let prefix = if whose == "peer" { "peer" } else { "client" };
+    let flags = [
+        ("crl-file", tls.crl_file.is_some()),
+        ("cert-allowed-hostname", !tls.allowed_hostnames.is_empty()),
+        ("cert-allowed-cn", !tls.allowed_cns.is_empty()),
+    ];
+    // As in etcd; but whoever gives such a flag takes the door for shut.
+    for (flag, _) in flags.iter().filter(|(_, given)| *given && tls.trusted_ca_file.is_none()) {
+        let text = format!("--{prefix}-{flag} has no effect: certificates are not asked for without authorities to trust");
+        notices.push(Notice::warn(&text));
+    }
     tls.client_cert_auth |= tls.trusted_ca_file.is_some();
     tls
 }

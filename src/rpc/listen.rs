@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use async_net::unix::UnixListener;
 use async_net::{TcpListener, TcpStream};
+use bytes::Bytes;
+use futures_lite::AsyncReadExt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 use super::front::{Front, Offer, Protocol};
@@ -21,8 +23,8 @@ use super::grpc::{Peer, PeerAddr};
 use super::stop::Phase;
 use super::stream::Stream;
 use super::timers::within;
-use super::tls::{self, TlsAcceptor};
-use crate::config::{ListenAddr, ListenUrl, Tls};
+use super::tls::{self, Secured, TlsAcceptor};
+use crate::config::{ListenAddr, ListenUrl};
 use crate::error::Fault;
 
 /// Connections the kernel may queue.
@@ -37,8 +39,40 @@ const BACK_OFF: Duration = Duration::from_millis(5);
 /// A bound socket, and how its connections are secured. Clients may connect from now on; [`Front::accept`] answers them.
 pub struct Listener {
     url: String,
+    addr: ListenAddr,
     socket: Socket,
-    tls: Option<Arc<TlsAcceptor>>,
+    security: Security,
+}
+
+/// How the connections of an address are secured.
+#[derive(Clone)]
+enum Security {
+    Plain,
+    Tls(Arc<TlsAcceptor>),
+    /// An address with an http and an https URL: as the client begins.
+    Either(Arc<TlsAcceptor>),
+}
+
+impl Security {
+    /// The fault is ours: whoever has a URL with TLS has an acceptor.
+    fn of(url: &ListenUrl, tls: Option<&Arc<TlsAcceptor>>) -> Result<Security, Fault> {
+        match (url.tls, tls) {
+            (false, _) => Ok(Security::Plain),
+            (true, Some(acceptor)) => Ok(Security::Tls(acceptor.clone())),
+            (true, None) => Err(Fault::new(format!("{} wants TLS, but there is no certificate", url.url))),
+        }
+    }
+
+    fn and(self, other: Security) -> Security {
+        match (self, other) {
+            (Security::Plain, Security::Plain) => Security::Plain,
+            (Security::Tls(acceptor), Security::Tls(_)) => Security::Tls(acceptor),
+            (Security::Either(acceptor), _)
+            | (_, Security::Either(acceptor))
+            | (Security::Tls(acceptor), Security::Plain)
+            | (Security::Plain, Security::Tls(acceptor)) => Security::Either(acceptor),
+        }
+    }
 }
 
 enum Socket {
@@ -47,15 +81,28 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens at `url`. A URL that wants TLS gets it from the files of `tls`, which are read and checked now.
-    pub fn bind(url: &ListenUrl, tls: &Tls, reuse_port: bool) -> Result<Listener, Fault> {
-        let tls = if url.tls { Some(TlsAcceptor::new(tls)?) } else { None };
+    /// Listens at all `urls`; those of one address share a socket, as in etcd.
+    pub fn bind_all(urls: &[ListenUrl], tls: Option<&Arc<TlsAcceptor>>, reuse_port: bool) -> Result<Vec<Listener>, Fault> {
+        let mut listeners: Vec<Listener> = Vec::new();
+        for url in urls {
+            match listeners.iter_mut().find(|listener| listener.addr == url.addr) {
+                Some(listener) => listener.security = listener.security.clone().and(Security::of(url, tls)?),
+                None => listeners.push(Listener::bind(url, tls, reuse_port)?),
+            }
+            log::info!("listening on {}", url.url);
+        }
+        Ok(listeners)
+    }
+
+    /// Listens at `url`. A URL that wants TLS gets it from `tls`.
+    pub fn bind(url: &ListenUrl, tls: Option<&Arc<TlsAcceptor>>, reuse_port: bool) -> Result<Listener, Fault> {
+        let security = Security::of(url, tls)?;
         let socket = match &url.addr {
             ListenAddr::Tcp(addr) => bind_tcp(*addr, reuse_port).map(Socket::Tcp),
             ListenAddr::Unix(path) => bind_unix(path).map(|(listener, file)| Socket::Unix(listener, file)),
         };
         let socket = socket.map_err(|error| Fault::new(format!("cannot listen on {}: {error}", url.url)))?;
-        Ok(Listener { url: url.url.clone(), socket, tls })
+        Ok(Listener { url: url.url.clone(), addr: url.addr.clone(), socket, security })
     }
 
     /// The address that was bound, with the port the kernel chose if the URL left it open. None: a unix socket.
@@ -93,9 +140,9 @@ impl Front {
             match listener.next().await {
                 Ok((stream, addr)) => {
                     pause = BACK_OFF;
-                    let (front, offer, tls) = (self.clone(), offer.clone(), listener.tls.clone());
+                    let (front, offer, security) = (self.clone(), offer.clone(), listener.security.clone());
                     let serve = async move {
-                        front.welcome(stream, addr, tls, offer).await;
+                        front.welcome(stream, addr, security, offer).await;
                         drop(place);
                     };
                     self.executor().spawn(serve).detach();
@@ -111,28 +158,50 @@ impl Front {
         }
     }
 
-    async fn welcome(&self, stream: Stream, addr: PeerAddr, tls: Option<Arc<TlsAcceptor>>, offer: Offer) {
+    async fn welcome(&self, stream: Stream, addr: PeerAddr, security: Security, offer: Offer) {
         let mut guest = self.guest();
-        let Some(tls) = tls else {
-            let peer = Peer { addr, tls: false, common_name: None };
-            return self.serve_guest(stream, Protocol::Unsaid, peer, offer, guest).await;
-        };
-        let handshake = within(&**self.timers(), HANDSHAKE, tls.accept(stream));
+        let secured = within(&**self.timers(), HANDSHAKE, secure(stream, security));
         let stopped = async {
             guest.reached(Phase::Drain).await;
             Some(Err(io::ErrorKind::ConnectionAborted.into()))
         };
-        match futures_lite::future::or(handshake, stopped).await {
-            Some(Ok(tls::Secured { stream, protocol, common_name })) => {
-                let peer = Peer { addr, tls: true, common_name };
+        match futures_lite::future::or(secured, stopped).await {
+            Some(Ok(Secured { stream, tls, protocol, common_name })) => {
+                let peer = Peer { addr, tls, common_name };
                 self.serve_guest(stream, protocol, peer, offer, guest).await;
             }
             // Probes of load balancers and port scans end like this: no news.
             Some(Err(error)) if has_hung_up(&error) => log::debug!("no TLS with {addr}: {error}"),
-            Some(Err(error)) => log::warn!("rejected connection from {addr}: {error}"),
-            None => log::warn!("rejected connection from {addr}: no TLS handshake in {HANDSHAKE:?}"),
+            Some(Err(error)) => reject(&addr, &tls::reason(&error)),
+            None => reject(&addr, &format!("no TLS handshake in {HANDSHAKE:?}")),
         }
     }
+}
+
+async fn secure(mut stream: Stream, security: Security) -> io::Result<Secured> {
+    let acceptor = match security {
+        Security::Tls(acceptor) => Some(acceptor),
+        Security::Either(acceptor) if begins_tls(&mut stream).await? => Some(acceptor),
+        Security::Plain | Security::Either(_) => None,
+    };
+    match acceptor {
+        Some(acceptor) => acceptor.accept(stream).await,
+        None => Ok(Secured { stream, tls: false, protocol: Protocol::Unsaid, common_name: None }),
+    }
+}
+
+/// etcd's line.
+fn reject(addr: &PeerAddr, why: &str) {
+    log::warn!("remote-addr":% = addr, error = why; "rejected connection on client endpoint");
+}
+
+/// Whether the first byte, which is put back, is that of a TLS record with a handshake (RFC 8446 §5.1). No HTTP begins with it.
+async fn begins_tls(stream: &mut Stream) -> io::Result<bool> {
+    const HANDSHAKE_RECORD: u8 = 22;
+    let mut first = [0];
+    stream.read_exact(&mut first).await?;
+    stream.unread(Bytes::copy_from_slice(&first));
+    Ok(first[0] == HANDSHAKE_RECORD)
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

@@ -132,6 +132,7 @@ impl Served {
         } else {
             match path(request).as_ref() {
                 "/version" => only_get(request, || self.version()),
+                path if path.starts_with("/v3/") || path.starts_with("/v3beta/") => gateway_is_not_offered(),
                 _ => self.answer_open(request).await,
             }
         };
@@ -204,6 +205,12 @@ fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
 /// A refusal, as Go's library words it: the text on a line of its own.
 fn error(status: StatusCode, text: &str) -> Response<Body> {
     plain(status, format!("{text}\n"))
+}
+
+/// As the gateway words errors, with gRPC's code for Unimplemented.
+fn gateway_is_not_offered() -> Response<Body> {
+    const ANSWER: &str = r#"{"code":12,"message":"the JSON gateway is not offered yet: use gRPC","details":[]}"#;
+    respond(StatusCode::NOT_IMPLEMENTED, Some("application/json"), ANSWER)
 }
 
 fn method_not_allowed() -> Response<Body> {

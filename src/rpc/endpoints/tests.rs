@@ -194,10 +194,14 @@ fn checks_can_be_excluded_and_asked_one_by_one() {
 #[test]
 fn other_paths_are_not_found_and_other_methods_not_allowed() {
     let clients = served(Fake::healthy(), Some(open()));
-    for missing in ["/", "/nope", "/version/", "/health/", "/metrics/", "/v3/kv/range", "/debug/vars", "/%ff"] {
+    for missing in ["/", "/nope", "/version/", "/health/", "/metrics/", "/v3", "/debug/vars", "/%ff"] {
         for method in ["GET", "POST", "HEAD"] {
             assert_eq!(ask(&clients, method, missing), answer(404, "404 page not found\n"), "{method} {missing}");
         }
+    }
+    for gateway in ["/v3/kv/range", "/v3beta/watch", "/v3/"] {
+        let (code, body) = ask(&clients, "POST", gateway);
+        assert!(code == 501 && body.starts_with(r#"{"code":12,"#), "{gateway} {body}");
     }
     for path in ["/version", "/health", "/livez", "/readyz", "/readyz/non_learner"] {
         for method in ["POST", "PUT", "HEAD", "DELETE"] {

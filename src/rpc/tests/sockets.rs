@@ -19,6 +19,7 @@ use crate::rpc::grpc::PeerAddr;
 use crate::rpc::listen::Listener;
 use crate::rpc::stream::{Io, Stream};
 use crate::rpc::timers::SystemTimers;
+use crate::rpc::tls::TlsAcceptor;
 use crate::rpc::tls::tests::{Client as TlsClient, Files};
 
 struct Server {
@@ -61,7 +62,7 @@ fn unix(path: &std::path::Path) -> ListenUrl {
 #[test]
 fn calls_come_over_tcp_with_their_peers_address() {
     let server = Server::new(settings());
-    let listener = Listener::bind(&tcp("127.0.0.1:0", false), &Tls::default(), false).unwrap();
+    let listener = Listener::bind(&tcp("127.0.0.1:0", false), None, false).unwrap();
     let addr = listener.tcp_addr().unwrap();
     server.listen(listener);
     server.run(async {
@@ -77,7 +78,7 @@ fn calls_come_over_tcp_with_their_peers_address() {
 #[test]
 fn the_ipv4_wildcard_listens_on_ipv6_too_and_names_ipv4_peers_as_such() {
     let server = Server::new(settings());
-    let listener = Listener::bind(&tcp("0.0.0.0:0", false), &Tls::default(), false).unwrap();
+    let listener = Listener::bind(&tcp("0.0.0.0:0", false), None, false).unwrap();
     let port = listener.tcp_addr().unwrap().port();
     let has_ipv6 = listener.tcp_addr().unwrap().is_ipv6();
     server.listen(listener);
@@ -97,10 +98,10 @@ fn the_ipv4_wildcard_listens_on_ipv6_too_and_names_ipv4_peers_as_such() {
 
 #[test]
 fn a_port_can_be_shared_only_if_asked_for() {
-    let first = Listener::bind(&tcp("127.0.0.1:0", false), &Tls::default(), true).unwrap();
+    let first = Listener::bind(&tcp("127.0.0.1:0", false), None, true).unwrap();
     let url = tcp(&first.tcp_addr().unwrap().to_string(), false);
-    Listener::bind(&url, &Tls::default(), true).unwrap();
-    let fault = Listener::bind(&url, &Tls::default(), false).err().unwrap().to_string();
+    Listener::bind(&url, None, true).unwrap();
+    let fault = Listener::bind(&url, None, false).err().unwrap().to_string();
     assert!(fault.contains(&url.url) && fault.contains("in use"), "{fault}");
 }
 
@@ -109,7 +110,7 @@ fn calls_come_over_unix_sockets() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("etcd.sock");
     let server = Server::new(settings());
-    server.listen(Listener::bind(&unix(&path), &Tls::default(), false).unwrap());
+    server.listen(Listener::bind(&unix(&path), None, false).unwrap());
     server.run(async {
         let client = server.client(UnixStream::connect(&path).await.unwrap()).await;
         assert_eq!(client.call("Echo", b"over unix").await.messages(), ["over unix"]);
@@ -122,7 +123,7 @@ fn calls_come_over_unix_sockets() {
 fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
     let dir = tempfile::tempdir().unwrap();
     let path: PathBuf = dir.path().join("etcd.sock");
-    let bind = || Listener::bind(&unix(&path), &Tls::default(), false);
+    let bind = || Listener::bind(&unix(&path), None, false);
     // As after a kill: the file is there, nobody listens.
     drop(StdUnixListener::bind(&path).unwrap());
     let listener = bind().unwrap();
@@ -139,7 +140,7 @@ fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
 fn calls_come_over_mutual_tls_with_their_name() {
     let files = Files::new();
     let server = Server::new(settings());
-    let listener = Listener::bind(&tcp("127.0.0.1:0", true), &files.mutual(), false).unwrap();
+    let listener = Listener::bind(&tcp("127.0.0.1:0", true), Some(&TlsAcceptor::new(&files.mutual()).unwrap()), false).unwrap();
     let addr = listener.tcp_addr().unwrap();
     server.listen(listener);
     let pair = files.authority.sign("apiserver", 5, &[]);
@@ -163,14 +164,14 @@ fn calls_come_over_mutual_tls_with_their_name() {
 fn a_bad_certificate_stops_the_start() {
     let files = Files::new();
     let tls = Tls { cert_file: Some("/nowhere/cert.pem".into()), ..files.server() };
-    let fault = Listener::bind(&tcp("127.0.0.1:0", true), &tls, false).err().unwrap().to_string();
+    let fault = TlsAcceptor::new(&tls).err().unwrap().to_string();
     assert!(fault.contains("/nowhere/cert.pem"), "{fault}");
 }
 
 #[test]
 fn connections_beyond_the_limit_wait_for_a_place() {
     let server = Server::new(Settings { max_connections: 1, ..settings() });
-    let listener = Listener::bind(&tcp("127.0.0.1:0", false), &Tls::default(), false).unwrap();
+    let listener = Listener::bind(&tcp("127.0.0.1:0", false), None, false).unwrap();
     let addr = listener.tcp_addr().unwrap();
     server.listen(listener);
     server.run(async {

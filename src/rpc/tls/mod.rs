@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustls::ServerConfig;
+use rustls::{CertificateError, InvalidMessage, ServerConfig};
 
 use super::front::Protocol;
 use super::stream::Stream;
@@ -47,10 +47,12 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// A stream whose handshake is done.
+/// A stream whose handshake, if it needs one, is done.
 pub struct Secured {
     /// Plaintext.
     pub stream: Stream,
+    /// Whether there is TLS below it.
+    pub tls: bool,
     /// What ALPN settled on.
     pub protocol: Protocol,
     /// The client's verified common name.
@@ -78,7 +80,7 @@ impl TlsAcceptor {
             None => Protocol::Unsaid,
         };
         let common_name = connection.peer_certificates().and_then(|chain| clients::common_name(chain.first()?));
-        Ok(Secured { stream: Stream::new(stream), protocol, common_name })
+        Ok(Secured { stream: Stream::new(stream), tls: true, protocol, common_name })
     }
 
     /// The configuration of the files as they are, or as they last were in order.
@@ -96,6 +98,29 @@ impl TlsAcceptor {
             loaded.stamps = stamps;
         }
         loaded.config.clone()
+    }
+}
+
+/// Why a handshake has failed, in words for whoever runs the server.
+pub fn reason(error: &io::Error) -> String {
+    use CertificateError as Bad;
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) else { return error.to_string() };
+    match cause {
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => "the client does not speak TLS".into(),
+        rustls::Error::NoCertificatesPresented => "the client shows no certificate".into(),
+        rustls::Error::AlertReceived(alert) => format!("the client has ended the handshake: {alert:?}"),
+        rustls::Error::InvalidCertificate(Bad::Revoked) => "the client's certificate is revoked".into(),
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
+            "the client's certificate comes from no authority of --trusted-ca-file".into()
+        }
+        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "the client's certificate has expired, if our clock is right".into()
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "the client's certificate is not valid yet, if our clock is right".into()
+        }
+        rustls::Error::InvalidCertificate(Bad::Other(why)) => why.to_string(),
+        cause => cause.to_string(),
     }
 }
 
