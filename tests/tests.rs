@@ -8,6 +8,7 @@ mod lease;
 mod raft;
 mod script;
 mod seed;
+mod serving;
 mod side_by_side;
 mod support;
 mod tidy;

@@ -10,7 +10,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 /// PEM files in a directory.
 #[derive(Clone, Debug)]
@@ -59,13 +59,21 @@ impl Certs {
 
     /// A client that trusts the authority, with the client certificate if `mutual`, offering `alpn`.
     pub fn client_config(&self, mutual: bool, alpn: &[&str]) -> Arc<ClientConfig> {
+        self.client_config_of(rustls::ALL_VERSIONS, mutual, alpn)
+    }
+
+    /// The same, with these versions of TLS only.
+    pub fn client_config_of(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        mutual: bool,
+        alpn: &[&str],
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.ca()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap().with_root_certificates(roots);
         let mut config = if mutual {
             let (cert, key) = self.pair("client");
             let chain = vec![CertificateDer::from_pem_file(cert).unwrap()];

@@ -226,6 +226,22 @@ impl Client {
         })
     }
 
+    /// `GET` over HTTP/2, which is no call: status, content type and body.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> (u16, String, String) {
+        block_on(path, async {
+            let mut send = self.send.clone().ready().await.unwrap();
+            let request = Request::get(format!("{}://{}{path}", self.scheme, self.authority)).body(()).unwrap();
+            let (head, mut body) = send.send_request(request, true).unwrap().0.await.unwrap().into_parts();
+            let mut bytes = Vec::new();
+            while let Some(data) = body.data().await {
+                bytes.extend_from_slice(&data.unwrap());
+            }
+            let kind = head.headers.get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
+            (head.status.as_u16(), kind, String::from_utf8(bytes).unwrap())
+        })
+    }
+
     /// A call without any body that has been started and is now reset.
     #[track_caller]
     pub fn start_and_reset(&self, path: &str) {

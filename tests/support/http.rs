@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-use super::server::Server;
+use super::server::{Server, Target};
 use super::wait::DEADLINE;
 
 /// An answer.
@@ -36,17 +38,37 @@ pub fn request(server: &Server, method: &str, path: &str, headers: &[(&str, &str
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     text.push_str("\r\n");
-    let socket = TcpStream::connect(server.addr()).unwrap();
+    ask(&Target { addr: server.addr(), tls: server.tls(&["http/1.1"]) }, &text)
+}
+
+/// `GET` of a path at any address.
+#[track_caller]
+pub fn get_at(target: &Target, path: &str) -> Reply {
+    ask(target, &format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.addr))
+}
+
+#[track_caller]
+fn ask(target: &Target, text: &str) -> Reply {
+    let socket = TcpStream::connect(target.addr).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    let answer = match server.tls(&["http/1.1"]) {
-        None => exchange(socket, &text),
-        Some(config) => {
-            let name = ServerName::try_from("127.0.0.1").unwrap();
-            let session = ClientConnection::new(Arc::clone(&config), name).unwrap();
-            exchange(StreamOwned::new(session, socket), &text)
-        }
-    };
-    parse(&answer)
+    match &target.tls {
+        None => parse(&exchange(socket, text)),
+        Some(config) => parse(&exchange(secure(socket, config), text)),
+    }
+}
+
+fn secure<S: Read + Write>(socket: S, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, S> {
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), socket)
+}
+
+/// `GET` of a path over TLS at a unix socket.
+#[track_caller]
+pub fn get_at_socket(path_of_socket: &Path, config: &Arc<ClientConfig>, path: &str) -> Reply {
+    let socket = UnixStream::connect(path_of_socket).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    parse(&exchange(secure(socket, config), &text))
 }
 
 /// `GET` of a plain port of 127.0.0.1.

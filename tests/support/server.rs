@@ -4,13 +4,14 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use bramble::pb::etcdserverpb::RangeRequest;
+use rustix::process::Signal;
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
@@ -219,6 +220,11 @@ impl Server {
         ]
     }
 
+    /// One more flag from the next start on; of two with one name the later counts.
+    pub fn add_flag(&mut self, flag: impl Into<String>) {
+        self.flags.push(flag.into());
+    }
+
     /// Starts the process without waiting for anything.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server is running already");
@@ -274,10 +280,14 @@ impl Server {
 
     /// SIGTERM, and the way it ended.
     pub fn terminate(&mut self) -> ExitStatus {
+        self.end_by(Signal::TERM)
+    }
+
+    /// A signal that it ends by, and the way it ended.
+    pub fn end_by(&mut self, signal: Signal) -> ExitStatus {
         let mut child = self.child.take().expect("the server is running");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        until("the server to end after SIGTERM", || child.try_wait().unwrap())
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        until("the server to end after the signal", || child.try_wait().unwrap())
     }
 
     /// Starts it again on the same data and waits until it is ready.
@@ -285,6 +295,11 @@ impl Server {
     pub fn restart(&mut self) {
         self.spawn();
         self.wait_ready();
+    }
+
+    /// `--data-dir`
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// The ports.
