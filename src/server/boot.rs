@@ -96,6 +96,10 @@ impl Server {
         tuning: Tuning,
     ) -> Result<Server, Fault> {
         let dirs = Dirs::of(config);
+        if !dirs.member.exists() {
+            // Before anything is made: what is refused leaves nothing behind.
+            first_members(config)?;
+        }
         dirs.create(&*host.disk)?;
         let lock = lock(&dirs.member.join("lock"))?;
         let options = backend::Options { map_bytes: map_bytes(config.quota_backend_bytes), no_fsync: config.unsafe_no_fsync };

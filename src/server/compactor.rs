@@ -24,7 +24,9 @@ pub(super) struct Compactor {
 
 impl Compactor {
     pub fn new(mode: AutoCompaction, now: Duration) -> Compactor {
-        Compactor { mode, next: now, samples: VecDeque::new(), last_compaction: now, compacted: 0 }
+        // Not at the start: watchers come back after it, and want the history that they have not seen yet.
+        let next = if matches!(mode, AutoCompaction::Revision(_)) { now + REVISION_INTERVAL } else { now };
+        Compactor { mode, next, samples: VecDeque::new(), last_compaction: now, compacted: 0 }
     }
 
     /// The revision to compact at now, if any. `current` is the store's.
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn revisions_are_kept() {
         let mut compactor = Compactor::new(AutoCompaction::Revision(100), minutes(0));
-        assert_eq!(compactor.due(minutes(0), 90), None);
+        assert_eq!(compactor.due(minutes(0), 900), None);
         assert_eq!(compactor.due(minutes(4), 900), None);
         assert_eq!(compactor.due(minutes(5), 900), Some(800));
         assert_eq!(compactor.due(minutes(10), 900), None);

@@ -110,7 +110,7 @@ pub fn reason(error: &io::Error) -> String {
         rustls::Error::NoCertificatesPresented => "the client shows no certificate".into(),
         rustls::Error::AlertReceived(alert) => format!("the client has ended the handshake: {alert:?}"),
         rustls::Error::InvalidCertificate(Bad::Revoked) => "the client's certificate is revoked".into(),
-        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "the client's certificate comes from no authority of --trusted-ca-file".into()
         }
         rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
