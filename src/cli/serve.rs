@@ -153,7 +153,9 @@ impl Sockets {
 }
 
 fn client_tls(config: &Config) -> Result<Tls, Fault> {
-    let hosts: Vec<String> = config.listen_client_urls.iter().map(host_of).collect();
+    let mut hosts: Vec<String> = config.listen_client_urls.iter().map(host_of).collect();
+    hosts.sort();
+    hosts.dedup();
     with_auto_certificate(&config.client_tls, &config.data_dir.join("fixtures").join("client"), &hosts)
 }
 

@@ -359,7 +359,7 @@ fn alarms_are_raised_listed_and_cleared() {
     assert_eq!(ask(alarm(1, 1)), Ok(raised.clone()));
     assert_eq!(ask(alarm(0, 0)), Ok(raised.clone()));
     let status: StatusResponse = served.ask("Maintenance/Status", &StatusRequest {}).unwrap();
-    assert_eq!(status.errors, ["memberID:77 alarm:NOSPACE "]);
+    assert_eq!(status.errors, ["memberID:77 alarm:NOSPACE"]);
     let put = served.ask::<PutResponse>("KV/Put", &PutRequest { key: "a".into(), ..PutRequest::default() });
     assert_eq!(refused(put), (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded".to_owned()));
     assert_eq!(ask(alarm(2, 1)), Ok(raised));

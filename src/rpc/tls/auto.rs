@@ -35,7 +35,7 @@ pub fn with_auto_certificate(tls: &Tls, dir: &Path, hosts: &[String]) -> Result<
         files
             .create(dir, hosts, years)
             .map_err(|why| Fault::new(format!("cannot make the certificate of --auto-tls in {}: {why}", dir.display())))?;
-        log::warn!("made a self-signed certificate: {}, for {hosts:?}, {years} year(s)", files.cert.display());
+        log::warn!("made a self-signed certificate: {}, for {}, {years} year(s)", files.cert.display(), hosts.join(", "));
     }
     Ok(Tls { cert_file: Some(files.cert), key_file: Some(files.key), ..tls.clone() })
 }
