@@ -40,13 +40,16 @@ impl Pair {
         Pair { etcd: Side::new(etcd), ours: Side::new(ours) }
     }
 
-    /// Plays a step at both.
+    /// Plays a step at both; false: etcd has died of it, as is known.
     ///
     /// # Errors
     /// What came of it at etcd, and at the other.
-    fn play(&mut self, step: &Step) -> Result<(), (String, String)> {
+    fn play(&mut self, step: &Step) -> Result<bool, (String, String)> {
         let (etcd, ours) = (self.etcd.play(step), self.ours.play(step));
-        if etcd == ours { Ok(()) } else { Err((etcd, ours)) }
+        if normalise::is_known_death(&etcd, &ours) {
+            return Ok(false);
+        }
+        if etcd == ours { Ok(true) } else { Err((etcd, ours)) }
     }
 }
 
@@ -64,12 +67,11 @@ fn play(seed: u64, count: usize) -> Result<(), Failure> {
     while steps.len() <= count {
         let last = steps.len() == count;
         let step = if last { Step::EndWatches } else { generator.next(pair.etcd.revision, pair.etcd.compacted()) };
-        if std::env::var_os("TRACE").is_some() {
-            println!("{step:?}");
-        }
         steps.push(step);
-        if let Err((etcd, ours)) = pair.play(&steps[steps.len() - 1]) {
-            return Err(Failure { steps, etcd, ours });
+        match pair.play(&steps[steps.len() - 1]) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err((etcd, ours)) => return Err(Failure { steps, etcd, ours }),
         }
     }
     Ok(())
@@ -77,10 +79,14 @@ fn play(seed: u64, count: usize) -> Result<(), Failure> {
 
 fn replay(steps: &[Step]) -> Option<Failure> {
     let mut pair = Pair::start();
-    steps.iter().enumerate().find_map(|(at, step)| {
-        let (etcd, ours) = pair.play(step).err()?;
-        Some(Failure { steps: steps[..=at].to_vec(), etcd, ours })
-    })
+    for (at, step) in steps.iter().enumerate() {
+        match pair.play(step) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err((etcd, ours)) => return Some(Failure { steps: steps[..=at].to_vec(), etcd, ours }),
+        }
+    }
+    None
 }
 
 /// Drops steps, first many at a time, as long as something still differs.

@@ -37,6 +37,11 @@ pub fn message(status: &Status) -> &str {
     }
 }
 
+/// etcd dies of a transaction that keeps the value or the lease of a key that it has itself deleted before; we refuse it.
+pub fn is_known_death(etcd: &str, ours: &str) -> bool {
+    etcd.starts_with("refused: Unavailable \"transport: ") && ours == "refused: InvalidArgument \"etcdserver: key not found\"\n"
+}
+
 /// A field of another wire type than its own: Go's decoder takes it for a field that it does not know, ours refuses the message.
 pub fn is_of_another_wire_type(error: &prost::DecodeError) -> bool {
     error.to_string().contains("invalid wire type: ")
