@@ -4,7 +4,7 @@ CARGO ?= cargo
 ORACLE := tests/oracle
 DATA ?= data
 
-.PHONY: all run test test-kube check unit fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit fmt doc clippy diff bless oracle oracle-kube clean
 
 all: run
 
@@ -34,6 +34,12 @@ doc:
 # The tests inside the crate only: no Go needed.
 unit: toolchain
 	$(CARGO) test --locked --lib
+
+# Random requests at real etcd and at ours, answers compared: N in all, in cases of 500, the first of them determined by SEED.
+SEED ?= 1
+N ?= 50000
+diff: toolchain oracle
+	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture differential::many
 
 # Rewrites the expected output of the scripts under tests/scripts; read the difference before you keep it.
 bless: toolchain

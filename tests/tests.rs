@@ -3,6 +3,7 @@
 mod api;
 mod cli;
 mod crash;
+mod differential;
 mod kube;
 mod lease;
 mod raft;

@@ -124,8 +124,10 @@ fn finish(state: &State, page: Page<'_>, next: i64, current: i64) -> HistoryPage
 fn event(state: &State, revision: Revision, row: Bytes) -> Arc<Event> {
     let head = super::read::head(&row);
     let key = row.slice_ref(head.key);
-    // What was there before the compacted revision is history no more, wherever its pruning stands.
-    let index = if revision.main > state.compacted { state.index.get(&key[..]) } else { None };
+    // A key that its transaction had first deleted is created anew. What was there before the compacted revision is history no more,
+    // wherever its pruning stands.
+    let follows = head.create_revision != revision.main && revision.main > state.compacted;
+    let index = if follows { state.index.get(&key[..]) } else { None };
     let prev = Prev { revision: index.and_then(|index| index.before(revision.main)), row: OnceLock::new() };
     let (kind, kv) = match head.is_tombstone() {
         false => (EventKind::Put, row.clone()),

@@ -54,7 +54,7 @@ pub struct Change {
     pub lease: i64,
     /// Whether the key was deleted.
     pub deleted: bool,
-    /// Where the row stands that the transaction found, if the key existed then.
+    /// Where the row stands that the transaction found, if the key existed then. None for a put that creates its key.
     pub prev: Option<Revision>,
 }
 
@@ -99,7 +99,8 @@ impl State {
     pub fn put(&mut self, revision: Revision, key: &[u8], value: &[u8], lease: i64) -> Change {
         let known = self.index.get_mut(key);
         let live = known.as_ref().and_then(|index| index.live());
-        let prev = known.as_ref().and_then(|index| index.before(revision.main));
+        // A key that its transaction has deleted first is created anew, with nothing before.
+        let prev = known.as_ref().filter(|_| live.is_some()).and_then(|index| index.before(revision.main));
         let (create_revision, version) = live.map_or((revision.main, 1), |live| (live.create_revision, live.version + 1));
         let row = encode_row(&RowHead { key, create_revision, mod_revision: revision.main, version, value, lease });
         match known {

@@ -550,7 +550,8 @@ fn check_event(store: &Store, model: &Model, event: &Event, write: &Write) {
     assert_eq!(KeyValue::decode(event.kv.clone()).unwrap(), KeyValue { mod_revision, ..write.kv.clone() });
     let prev = store.prev_row(event).unwrap().map(|row| KeyValue::decode(row).unwrap());
     let before = model.at(mod_revision - 1);
-    let expected = before.get(&write.kv.key[..]).map(|write| write.kv.clone());
+    let creates = write.kv.create_revision == mod_revision;
+    let expected = before.get(&write.kv.key[..]).filter(|_| !creates).map(|write| write.kv.clone());
     // From here on the row before may be gone.
     if mod_revision > model.compacted {
         assert_eq!(prev, expected, "before {:?}", write.revision);

@@ -194,9 +194,12 @@ impl Handle {
     pub async fn lease_grant(&self, request: LeaseGrantRequest) -> Result<(LeaseGrantRequest, i64), Error> {
         let mut request = request;
         self.shared.admit(Some(LEASE_COST))?;
-        if self.alarms().iter().any(|alarm| alarm.alarm == AlarmType::Nospace as i32) {
-            // The log would refuse it for this before it looks at the time to live.
-            return Err(Error::NoSpace);
+        // The log would refuse it for these, in this order, before it looks at the time to live.
+        let alarms = self.alarms();
+        for (kind, refusal) in [(AlarmType::Corrupt, Error::Corrupt), (AlarmType::Nospace, Error::NoSpace)] {
+            if alarms.iter().any(|alarm| alarm.alarm == kind as i32) {
+                return Err(refusal);
+            }
         }
         {
             let lessor = self.shared.lessor();

@@ -103,6 +103,7 @@ fn a_corrupt_member_may_only_be_read() {
     assert_eq!(client.fail(&then(vec![put("a", "2").op()])), corrupt);
     assert_eq!(client.fail(&compact(2)), corrupt);
     assert_eq!(client.fail(&grant(600, 7)), corrupt);
+    assert_eq!(client.fail(&grant(i64::MAX, 7)), corrupt, "before anything else is looked at");
     assert_eq!(client.fail(&LeaseRevokeRequest { id: 7 }), corrupt);
     assert_eq!(client.call(&key("a")).count, 1);
     client.call(&alarm(AlarmAction::Deactivate, id, AlarmType::Corrupt));

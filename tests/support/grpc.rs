@@ -5,6 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_rustls::TlsConnector;
@@ -398,6 +399,23 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
                 Answer::Ended(status) => Err(status.clone()),
                 _ => unreachable!("no message means the end"),
             },
+        }
+    }
+
+    /// The next message or how the call ended, if there is any within `patience`.
+    pub fn recv_within(&mut self, patience: Duration) -> Option<Result<A, Status>> {
+        let next = async { Some(self.answer.message().await) };
+        let enough = async {
+            smol::Timer::after(patience).await;
+            None
+        };
+        match smol::block_on(smol::future::or(next, enough))? {
+            Ok(Some(message)) => Some(Ok(A::decode(message).expect("a decodable answer"))),
+            Ok(None) => match &self.answer {
+                Answer::Ended(status) => Some(Err(status.clone())),
+                _ => unreachable!("no message means the end"),
+            },
+            Err(status) => Some(Err(status)),
         }
     }
 

@@ -14,6 +14,11 @@ impl Random {
         Random(seed)
     }
 
+    /// From a number that is known.
+    pub fn from_seed(seed: u64) -> Random {
+        Random(seed)
+    }
+
     /// Another source, determined by this one.
     pub fn fork(&mut self) -> Random {
         Random(self.next())

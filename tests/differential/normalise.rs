@@ -1,0 +1,201 @@
+//! What two servers may answer differently, each with its reason. All else has to be equal.
+
+use std::cmp::Ordering;
+use std::fmt::Debug;
+
+use bramble::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
+use bramble::pb::etcdserverpb::request_op::Request;
+use bramble::pb::etcdserverpb::response_op::Response;
+use bramble::pb::etcdserverpb::{
+    AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
+    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
+    MoveLeaderRequest, MoveLeaderResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, StatusRequest,
+    StatusResponse, TxnRequest, TxnResponse,
+};
+use bramble::pb::mvccpb::KeyValue;
+
+use crate::support::{Code, Status};
+
+/// Each server has ids of its own, and reaches its first term in its own way; whether they are filled in must agree.
+pub fn header(header: &mut Option<ResponseHeader>) {
+    if let Some(header) = header {
+        header.cluster_id = u64::from(header.cluster_id != 0);
+        header.member_id = u64::from(header.member_id != 0);
+        header.raft_term = u64::from(header.raft_term != 0);
+    }
+}
+
+/// Decoders tell different stories of the same bad bytes; that the message could not be decoded must agree.
+pub fn message(status: &Status) -> &str {
+    let stories = ["grpc: error unmarshalling request", "grpc: failed to unmarshal the received message"];
+    match stories.into_iter().find(|story| status.code == Code::Internal && status.message.starts_with(story)) {
+        Some(story) => story,
+        None => &status.message,
+    }
+}
+
+/// etcd dies of a transaction that keeps the value or the lease of a key that it has itself deleted before; we refuse it.
+pub fn is_known_death(etcd: &str, ours: &str) -> bool {
+    etcd.starts_with("refused: Unavailable \"transport: ") && ours == "refused: InvalidArgument \"etcdserver: key not found\"\n"
+}
+
+/// A field of another wire type than its own: Go's decoder takes it for a field that it does not know, ours refuses the message.
+pub fn is_of_another_wire_type(error: &prost::DecodeError) -> bool {
+    error.to_string().contains("invalid wire type: ")
+}
+
+/// etcd lets a streamed range pass that names a target without an order, and then loses its place between chunks; we refuse it.
+pub fn is_streamed_by_mistake(request: &RangeRequest) -> bool {
+    request.sort_order == SortOrder::None as i32 && (1..=SortTarget::Value as i32).contains(&request.sort_target)
+}
+
+/// An answer that forgets what may differ.
+pub trait Normal<Request>: Debug {
+    /// Forgets it. The request is there if it can be decoded.
+    fn normalise(&mut self, request: Option<&Request>);
+    /// The header's revision, or 0.
+    fn revision(&self) -> i64;
+}
+
+macro_rules! normal {
+    ($($request:ty, $reply:ty, $more:expr;)*) => {
+        $(impl Normal<$request> for $reply {
+            fn normalise(&mut self, request: Option<&$request>) {
+                let more: fn(&mut $reply, Option<&$request>) = $more;
+                more(self, request);
+                header(&mut self.header);
+            }
+
+            fn revision(&self) -> i64 {
+                self.header.as_ref().map_or(0, |header| header.revision)
+            }
+        })*
+    };
+}
+
+normal! {
+    RangeRequest, RangeResponse, |reply, request| if let Some(request) = request { range(reply, request) };
+    PutRequest, PutResponse, |_, _| {};
+    DeleteRangeRequest, DeleteRangeResponse, |_, _| {};
+    TxnRequest, TxnResponse, |reply, request| if let Some(request) = request { txn(reply, request) };
+    CompactionRequest, CompactionResponse, |_, _| {};
+    LeaseGrantRequest, LeaseGrantResponse, |_, _| {};
+    LeaseRevokeRequest, LeaseRevokeResponse, |_, _| {};
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, |reply, _| time_to_live(reply);
+    LeaseLeasesRequest, LeaseLeasesResponse, |_, _| {};
+    HashKvRequest, HashKvResponse, |_, _| {};
+    MemberListRequest, MemberListResponse, |reply, _| members(reply);
+    MemberRemoveRequest, MemberRemoveResponse, |_, _| {};
+    MemberPromoteRequest, MemberPromoteResponse, |_, _| {};
+    MemberAddRequest, MemberAddResponse, |_, _| {};
+    MemberUpdateRequest, MemberUpdateResponse, |_, _| {};
+    MoveLeaderRequest, MoveLeaderResponse, |_, _| {};
+    DowngradeRequest, DowngradeResponse, |_, _| {};
+    AlarmRequest, AlarmResponse, |reply, _| alarms(reply);
+    StatusRequest, StatusResponse, |reply, _| status(reply);
+}
+
+/// etcd's sort leaves rows with equal sort keys in no defined order; ours leaves them in key order. Where the limit cuts through such
+/// rows, which of them are left is open too.
+fn range(reply: &mut RangeResponse, request: &RangeRequest) {
+    let target = SortTarget::try_from(request.sort_target).unwrap_or(SortTarget::Key);
+    if target == SortTarget::Key || request.count_only {
+        return;
+    }
+    // Rows of a range without values are sorted by values that are not shown. Among few rows etcd's sort is stable.
+    if target == SortTarget::Value && request.keys_only {
+        if reply.count > STABLE {
+            reply.kvs.iter_mut().for_each(|row| *row = KeyValue::default());
+        }
+        return;
+    }
+    let descending = request.sort_order() == SortOrder::Descend;
+    let by_target = |a: &KeyValue, b: &KeyValue| match target {
+        SortTarget::Key => Ordering::Equal,
+        SortTarget::Version => a.version.cmp(&b.version),
+        SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+        SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+        SortTarget::Value => a.value.cmp(&b.value),
+    };
+    let sorted = reply.kvs.is_sorted_by(|a, b| by_target(a, b) != if descending { Ordering::Less } else { Ordering::Greater });
+    assert!(sorted, "{request:?} is answered out of order: {:?}", reply.kvs);
+    if reply.count <= STABLE {
+        return;
+    }
+    if reply.more
+        && let Some(last) = reply.kvs.last().cloned()
+    {
+        for row in reply.kvs.iter_mut().filter(|row| by_target(row, &last).is_eq()) {
+            *row = match target {
+                SortTarget::Key => unreachable!("a range by key has left above"),
+                SortTarget::Version => KeyValue { version: row.version, ..KeyValue::default() },
+                SortTarget::Create => KeyValue { create_revision: row.create_revision, ..KeyValue::default() },
+                SortTarget::Mod => KeyValue { mod_revision: row.mod_revision, ..KeyValue::default() },
+                SortTarget::Value => KeyValue { value: row.value.clone(), ..KeyValue::default() },
+            };
+        }
+    }
+    reply.kvs.sort_by(|a, b| by_target(a, b).then_with(|| a.key.cmp(&b.key)));
+}
+
+/// Go sorts so many rows by insertion, which keeps ties in key order.
+const STABLE: i64 = 12;
+
+fn txn(reply: &mut TxnResponse, request: &TxnRequest) {
+    let branch = if reply.succeeded { &request.success } else { &request.failure };
+    for (response, op) in reply.responses.iter_mut().zip(branch) {
+        match (&mut response.response, &op.request) {
+            (Some(Response::ResponseRange(reply)), Some(Request::RequestRange(request))) => range(reply, request),
+            (Some(Response::ResponseTxn(reply)), Some(Request::RequestTxn(request))) => txn(reply, request),
+            _ => {}
+        }
+    }
+}
+
+/// Time passes between two servers; etcd lists a lease's keys in no defined order.
+fn time_to_live(reply: &mut LeaseTimeToLiveResponse) {
+    if reply.ttl > 0 && (0..600).contains(&(reply.granted_ttl - reply.ttl)) {
+        reply.ttl = reply.granted_ttl;
+    }
+    reply.keys.sort();
+}
+
+/// Each server has ports of its own.
+fn members(reply: &mut MemberListResponse) {
+    for member in &mut reply.members {
+        member.id = u64::from(member.id != 0);
+        for url in member.peer_ur_ls.iter_mut().chain(&mut member.client_ur_ls) {
+            url.truncate(url.rfind(':').expect("a port"));
+        }
+    }
+}
+
+fn alarms(reply: &mut AlarmResponse) {
+    let own = reply.header.as_ref().map_or(0, |header| header.member_id);
+    for alarm in &mut reply.alarms {
+        if alarm.member_id == own {
+            alarm.member_id = 0;
+        }
+    }
+    reply.alarms.sort_by_key(|alarm| (alarm.member_id, alarm.alarm));
+}
+
+/// Storage engines differ in what they take, logs in what they hold besides the clients' requests.
+fn status(reply: &mut StatusResponse) {
+    let own = reply.header.as_ref().map_or(0, |header| header.member_id);
+    assert!(reply.db_size >= reply.db_size_in_use && reply.raft_index >= reply.raft_applied_index, "{reply:?}");
+    (reply.db_size, reply.db_size_in_use, reply.raft_index, reply.raft_applied_index, reply.raft_term) = (0, 0, 0, 0, 0);
+    if reply.leader == own {
+        reply.leader = 1;
+    }
+    // etcd settles on its storage version some time after its start.
+    reply.storage_version.clear();
+    // Go's text form of a message has one or two spaces between fields, as chance would have it when etcd was built.
+    for error in &mut reply.errors {
+        *error = error.replace(&own.to_string(), "OWN").replace("  ", " ");
+    }
+    reply.errors.sort();
+}
