@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod kube;
 mod lease;
+mod limits;
 mod raft;
 mod script;
 mod seed;
