@@ -1,5 +1,7 @@
 //! A small file system of its own, which can be filled and frozen without harm to anybody else.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -21,7 +23,7 @@ impl Volume {
         let dir = tempfile::Builder::new().prefix("bramble-volume-").tempdir().unwrap();
         let image = dir.path().join("image");
         let mount = dir.path().join("mount");
-        std::fs::File::create(&image).and_then(|file| file.set_len(bytes)).unwrap();
+        File::create(&image).and_then(|file| file.set_len(bytes)).unwrap();
         std::fs::create_dir(&mount).unwrap();
         let made = run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image))
             .and_then(|()| run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount)));
@@ -39,14 +41,14 @@ impl Volume {
         &self.mount
     }
 
-    /// Takes all the room that is left, but for so many bytes, with a file that can be removed to give it back.
-    pub fn fill(&self, but: u64) -> PathBuf {
-        let stat = rustix::fs::statvfs(&self.mount).unwrap();
-        let free = stat.f_bavail * stat.f_frsize;
+    /// Takes all the room that is left, to the last block, with a file that can be removed to give it back.
+    pub fn fill(&self) -> PathBuf {
         let path = self.mount.join("filler");
-        let file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
-        let len = file.metadata().unwrap().len() + free.saturating_sub(but);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).unwrap();
+        let mut file = File::create(&path).unwrap();
+        for block in [1 << 20, 4096] {
+            // Synced, so that no room is promised to what has not been written yet.
+            while file.write_all(&vec![1; block]).and_then(|()| file.sync_data()).is_ok() {}
+        }
         path
     }
 

@@ -311,11 +311,6 @@ impl Server {
         self.wait_ready();
     }
 
-    /// The process.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("the server is running").id()
-    }
-
     /// `--data-dir`
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
