@@ -3,8 +3,9 @@
 CARGO ?= cargo
 ORACLE := tests/oracle
 DATA ?= data
+RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit fmt doc clippy diff bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -40,6 +41,17 @@ SEED ?= 1
 N ?= 50000
 diff: toolchain oracle
 	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture differential::many
+
+# Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
+limits: release oracle
+	BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --test tests -- limits:: --include-ignored --skip limits::figures --test-threads=1 --nocapture
+
+# Idle memory, sizes and start times, beside a real etcd in the same run.
+figures: release oracle
+	BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --test tests -- limits::figures --include-ignored --nocapture
+
+release: toolchain
+	$(CARGO) build --release --locked
 
 # Rewrites the expected output of the scripts under tests/scripts; read the difference before you keep it.
 bless: toolchain

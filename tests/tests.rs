@@ -6,6 +6,7 @@ mod crash;
 mod differential;
 mod kube;
 mod lease;
+mod limits;
 mod raft;
 mod script;
 mod seed;

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
+use std::thread;
 use std::time::Instant;
 
 use heed::types::Bytes as Raw;
@@ -30,6 +32,12 @@ const MAP_UNIT: u64 = 64 << 10;
 const MAX_READERS: u32 = 1000;
 /// lmdb.h: a reader's slot is a cache line, and there is a head of a few. LMDB takes a longer lock file as it is.
 const LOCK_FILE_BYTES: u64 = (MAX_READERS as u64 + 24) * 64;
+
+/// With less room than this a write may have been cut short for want of it: others give back what they could not use either.
+const FULL_DISK_BYTES: u64 = 16 << 20;
+
+/// Bytes read ahead per request: the kernel's own step.
+const READ_AHEAD: u64 = 2 << 20;
 
 type Tree<'e> = Database<'e, Raw, Raw>;
 
@@ -61,6 +69,11 @@ pub struct Backend {
     writer: Mutex<()>,
     /// The file's name is durable. Asked for with the first batch, so that no start waits for it.
     named: AtomicBool,
+}
+
+/// Goes on as long as this lives.
+pub struct ReadAhead {
+    _wanted: Arc<()>,
 }
 
 /// Sizes in bytes.
@@ -102,7 +115,7 @@ impl Backend {
             writer: Mutex::new(()),
             named: AtomicBool::new(options.no_fsync),
         };
-        // A process that died inside a read leaves its slot behind, and the slot would pin old pages.
+        // A process that died inside a read leaves its slot behind in a lock file, and the slot would pin old pages.
         let env = backend.generation()?;
         env.borrow_owner().clear_stale_readers().map_err(|e| backend.fault("check the readers of", &e))?;
         Ok(backend)
@@ -116,6 +129,29 @@ impl Backend {
         let generation = self.generation()?;
         let txn = generation.borrow_owner().clone().static_read_txn().map_err(|e| self.fault("read", &e))?;
         Ok(Reader { txn, generation, path: self.path.clone(), key: Vec::new(), _open: metrics::READ_TRANSACTIONS.hold() })
+    }
+
+    /// Has the kernel read the whole file, in the order in which the disk gives it fastest, until the guard is dropped. For a scan
+    /// of everything after a power cut: LMDB itself asks for page after page, and waits for each.
+    pub fn read_ahead(&self) -> ReadAhead {
+        let (wanted, path) = (Arc::new(()), self.path.clone());
+        let still = Arc::downgrade(&wanted);
+        let read = move || {
+            let Ok(file) = fs::File::open(&path) else { return };
+            let len = file.metadata().map_or(0, |meta| meta.len());
+            let mut at = 0;
+            while at < len && still.strong_count() > 0 {
+                let asked = rustix::fs::fadvise(&file, at, NonZeroU64::new(READ_AHEAD), rustix::fs::Advice::WillNeed);
+                if asked.is_err() {
+                    return;
+                }
+                at += READ_AHEAD;
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("read-ahead".into()).spawn(read) {
+            log::debug!("nothing is read ahead: {error}");
+        }
+        ReadAhead { _wanted: wanted }
     }
 
     /// Runs `fill` on a new batch and commits it durably.
@@ -220,9 +256,18 @@ impl Backend {
             heed::Error::Mdb(MdbError::MapFull) => {
                 WriteError::Full(format!("{} has reached its limit of {} bytes", self.path.display(), self.options.map_bytes))
             }
-            heed::Error::Io(e) if is_no_space(e) => WriteError::Full(format!("no room to {doing} {}: {e}", self.path.display())),
+            heed::Error::Io(e) if is_no_space(e) || self.was_cut_short(e) => {
+                WriteError::Full(format!("no room to {doing} {}: {e}", self.path.display()))
+            }
             _ => WriteError::Fault(self.fault(doing, &error)),
         }
+    }
+
+    /// Whether LMDB's IO error stands for a full disk: it says so of a write that the kernel took only in part (mdb.c, "short
+    /// write, filesystem full?"). Whatever it was, what it wrote is part of nothing, and is written again as a whole.
+    fn was_cut_short(&self, error: &io::Error) -> bool {
+        error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            && rustix::fs::statvfs(&self.path).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < FULL_DISK_BYTES)
     }
 
     fn fault(&self, doing: &str, error: &heed::Error) -> Fault {
@@ -282,7 +327,10 @@ fn allocate_lock_file(path: &Path) -> Result<(), Fault> {
 }
 
 fn open_env(path: &Path, options: Options) -> Result<Env<WithoutTls>, Fault> {
-    allocate_lock_file(path)?;
+    let link = MemoryLock::link(path);
+    if link.is_none() {
+        allocate_lock_file(path)?;
+    }
     let mut map_bytes = usize::try_from(map_bytes(options.map_bytes)).unwrap_or(1 << 30);
     loop {
         let mut builder = EnvOpenOptions::new().read_txn_without_tls();
@@ -305,6 +353,38 @@ fn open_env(path: &Path, options: Options) -> Result<Env<WithoutTls>, Fault> {
                 map_bytes /= 2;
             }
             Err(error) => return Err(fault(path, "open", &error)),
+        }
+    }
+}
+
+/// A place in memory for LMDB's lock file, linked to where LMDB looks for it until it has been opened.
+///
+/// Every read enters itself in the map of that file. The kernel write-protects the map's page whenever it has written it back,
+/// and the fault of the next entry waits for the file system's journal: on a disk that stands still, reads would wait for
+/// writes. Nobody else needs the file: the data directory is ours alone.
+struct MemoryLock {
+    link: PathBuf,
+    _memory: rustix::fd::OwnedFd,
+}
+
+impl MemoryLock {
+    /// None where there is no such memory or no `/proc` to name it by: LMDB makes a file then.
+    fn link(path: &Path) -> Option<MemoryLock> {
+        let link = lock_path(path);
+        let memory = rustix::fs::memfd_create("bramble-readers", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+        let name = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&memory));
+        fs::metadata(&name).ok()?;
+        // One of a crash, or a file of before.
+        remove_if_there(&link).ok()?;
+        std::os::unix::fs::symlink(name, &link).ok()?;
+        Some(MemoryLock { link, _memory: memory })
+    }
+}
+
+impl Drop for MemoryLock {
+    fn drop(&mut self) {
+        if let Err(error) = remove_if_there(&self.link) {
+            log::debug!("{} stays: {error}", self.link.display());
         }
     }
 }
@@ -637,7 +717,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["db", "db-lock"]);
+        assert_eq!(names, ["db"]);
     }
 
     #[test]
@@ -679,7 +759,8 @@ mod tests {
     #[test]
     fn the_lock_file_is_allocated_so_that_a_full_disk_cannot_kill_us_in_it() {
         use std::os::unix::fs::MetadataExt;
-        let (dir, _backend) = open();
+        let dir = tempfile::tempdir().unwrap();
+        allocate_lock_file(&dir.path().join("db")).unwrap();
         let lock = fs::metadata(dir.path().join("db-lock")).unwrap();
         assert!(lock.blocks() * 512 >= lock.len() && lock.len() >= LOCK_FILE_BYTES, "{} blocks", lock.blocks());
     }
@@ -722,6 +803,33 @@ mod tests {
                 assert!(rows == 0 && pages == 0 || rows == 64, "{rows} rows of {pages} pages");
             }
         }
+    }
+
+    #[test]
+    fn readers_enter_themselves_in_memory_and_leave_no_file_behind() {
+        let (dir, backend) = open();
+        std::os::unix::fs::symlink("/proc/self/fd/none", dir.path().join("other-lock")).unwrap();
+        let other = Backend::open(&dir.path().join("other"), OPTIONS).unwrap();
+        for backend in [&backend, &other] {
+            backend.write(|w| w.put(Table::Meta, b"a", b"1")).unwrap();
+            let reader = backend.reader().unwrap();
+            assert_eq!(value(backend, Table::Meta, b"a").as_deref(), Some(&b"1"[..]));
+            drop(reader);
+            backend.defragment().unwrap();
+            assert_eq!(value(backend, Table::Meta, b"a").as_deref(), Some(&b"1"[..]));
+        }
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["db", "other"]);
+    }
+
+    #[test]
+    fn a_copy_that_a_crash_left_is_removed() {
+        let (dir, backend) = open();
+        drop(backend);
+        fs::write(dir.path().join("db.compact"), "half").unwrap();
+        Backend::open(&dir.path().join("db"), OPTIONS).unwrap();
+        assert!(!dir.path().join("db.compact").exists());
     }
 
     #[test]

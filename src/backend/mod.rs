@@ -9,5 +9,5 @@
 mod env;
 mod table;
 
-pub use env::{Backend, Options, Reader, Size, WriteError, Writer};
+pub use env::{Backend, Options, ReadAhead, Reader, Size, WriteError, Writer};
 pub use table::Table;

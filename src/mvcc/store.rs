@@ -123,12 +123,12 @@ impl Store {
     /// # Errors
     /// A fault if the checkpoint is damaged.
     pub fn open(backend: Arc<Backend>, mut each_leased: impl FnMut(&[u8], i64)) -> Result<Store, Fault> {
-        let mut state = State::new();
-        let mut leased: BTreeMap<Box<[u8]>, i64> = BTreeMap::new();
+        let mut loader = Loader { state: State::new(), leased: BTreeMap::new(), keys: Vec::new(), rows: Vec::new() };
         let mut reader = backend.reader()?;
         let newest = meta_number(&mut reader, REVISION, 1..=Revision::MAIN_MAX)?;
         let compacted = meta_number(&mut reader, COMPACTED, -1..=newest.unwrap_or(Revision::MAIN_MAX))?;
         let mut last = Revision::default();
+        let ahead = backend.read_ahead();
         reader.scan(Table::Row, b"", |key, row| {
             let (revision, head) = sound_row(key, row)?;
             if revision <= last || newest.is_some_and(|newest| revision.main > newest) {
@@ -138,14 +138,12 @@ impl Store {
                 )));
             }
             last = revision;
-            state.load(revision, &head);
-            if head.lease != 0 {
-                leased.insert(head.key.into(), head.lease);
-            } else if !leased.is_empty() {
-                leased.remove(head.key);
-            }
+            loader.add(revision, &head);
             Ok(true)
         })?;
+        drop(ahead);
+        loader.flush();
+        let Loader { mut state, leased, .. } = loader;
         state.current = newest.unwrap_or(state.current);
         state.checkpointed = newest.zip(compacted);
         if let Some(compacted) = compacted {
@@ -264,6 +262,59 @@ impl Store {
         // Freeing thousands of rows takes a while, and nobody has to wait for it.
         metrics::COMPACTED_KEYS.add(scrubbed.iter().map(|(_, revisions)| revisions.len() as u64).sum());
         drop((written, scrubbed));
+    }
+}
+
+/// Rows that are sorted by key before they go into the index.
+const LOAD_ROWS: usize = 1 << 16;
+/// Bytes of their keys at the most, but for one.
+const LOAD_KEY_BYTES: usize = 4 << 20;
+
+/// Fills the index from rows in revision order. Keys that follow each other in time lie far apart in a large index, and each
+/// step down its tree is then a wait for memory; a run of rows sorted by key finds most of its way in the cache.
+struct Loader {
+    state: State,
+    leased: BTreeMap<Box<[u8]>, i64>,
+    /// The keys of `rows`, one behind the other.
+    keys: Vec<u8>,
+    rows: Vec<LoadedRow>,
+}
+
+struct LoadedRow {
+    /// Where its key stands.
+    key: std::ops::Range<usize>,
+    revision: Revision,
+    create_revision: i64,
+    version: i64,
+    lease: i64,
+}
+
+impl Loader {
+    fn add(&mut self, revision: Revision, head: &RowHead<'_>) {
+        let begin = self.keys.len();
+        self.keys.extend_from_slice(head.key);
+        let RowHead { create_revision, version, lease, .. } = *head;
+        self.rows.push(LoadedRow { key: begin..self.keys.len(), revision, create_revision, version, lease });
+        if self.rows.len() == LOAD_ROWS || self.keys.len() >= LOAD_KEY_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let Loader { state, leased, keys, rows } = self;
+        // Stable: the rows of one key stay in their order.
+        rows.sort_by(|a, b| keys[a.key.clone()].cmp(&keys[b.key.clone()]));
+        for LoadedRow { key, revision, create_revision, version, lease } in rows.drain(..) {
+            let key = &keys[key];
+            let mod_revision = if create_revision == 0 { 0 } else { revision.main };
+            state.load(revision, &RowHead { key, create_revision, mod_revision, version, value: b"", lease });
+            if lease != 0 {
+                leased.insert(key.into(), lease);
+            } else if !leased.is_empty() {
+                leased.remove(key);
+            }
+        }
+        keys.clear();
     }
 }
 

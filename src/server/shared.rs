@@ -21,9 +21,11 @@ use crate::pb::etcdserverpb::{AlarmRequest, AlarmType, alarm_request::AlarmActio
 use crate::raft::MemberId;
 use crate::wal;
 
-/// Free bytes on the WAL's or the checkpoint's disk below which growing commands are refused: deleting and compacting take room too,
-/// before they give any back.
+/// Room on the checkpoint's disk below which growing commands are refused: deleting and compacting take room too, before they give
+/// any back.
 const RESERVED_BYTES: u64 = 16 << 20;
+/// The same on the WAL's disk: segments in use are used again, so this is for what comes between.
+const WAL_RESERVED_BYTES: u64 = 8 << 20;
 /// How often the disks are asked for it.
 const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes in memory and not yet in the checkpoint above which growing commands have to wait: the checkpoint's disk has stalled.
@@ -99,13 +101,21 @@ impl Shared {
         let due = self.disk_check_due.load(Ordering::Relaxed);
         let next = now.saturating_add(DISK_CHECK_INTERVAL.as_millis() as u64);
         if now >= due && self.disk_check_due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            let low = |dir: &PathBuf| self.host.disk.free_bytes(dir).is_ok_and(|free| free < RESERVED_BYTES);
-            let low = [&self.wal_dir, &self.data_dir].into_iter().find(|dir| low(dir));
+            // What has been let in and is not yet in the checkpoint has a claim on its disk, and fills free pages of the file first.
+            let claimed = self.recent_bytes.load(Ordering::Relaxed).saturating_add(RESERVED_BYTES);
+            let inside = self.store.size().map_or(0, |size| size.file - size.in_use);
+            let low = |dir: &PathBuf, room: u64, wanted: u64| {
+                self.host.disk.free_bytes(dir).is_ok_and(|free| free.saturating_add(room) < wanted)
+            };
+            let low = match () {
+                () if low(&self.data_dir, inside, claimed) => Some(&self.data_dir),
+                () if low(&self.wal_dir, 0, WAL_RESERVED_BYTES) => Some(&self.wal_dir),
+                () => None,
+            };
             if self.disk_low.swap(low.is_some(), Ordering::Relaxed) != low.is_some() {
                 match low {
                     Some(dir) => log::error!(
-                        "less than {} MiB are free for {}: only deletions and compactions are let in until there is room again",
-                        RESERVED_BYTES >> 20,
+                        "the disk of {} is all but full: only deletions and compactions are let in until there is room again",
                         dir.display()
                     ),
                     None => log::info!("the disk has room again"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_rustls::TlsConnector;
+use futures_util::{StreamExt, stream};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
@@ -205,6 +206,21 @@ impl Client {
         }
         assert_eq!(reply.messages.len(), 1, "{path}: a unary call has one answer");
         Ok(A::decode(reply.messages[0].clone()).expect("a decodable answer"))
+    }
+
+    /// Many unary calls, at most `at_once` of them under way; their answers in the order of the requests.
+    #[track_caller]
+    pub fn call_all<R: Unary>(&self, requests: &[R], at_once: usize) -> Vec<Result<R::Reply, Status>> {
+        let answer = async |request: &R| {
+            let (mut send, response) = self.request(R::PATH, &[]).await?;
+            send.send_data(frame(false, &request.encode_to_vec()), true).map_err(Status::transport)?;
+            let reply = Answer::Waiting(response).collect().await?;
+            match reply.status.code {
+                Code::Ok => Ok(R::Reply::decode(reply.messages[0].clone()).expect("a decodable answer")),
+                _ => Err(reply.status),
+            }
+        };
+        block_on(R::PATH, stream::iter(requests).map(answer).buffered(at_once).collect())
     }
 
     /// A call whose answer is a stream, read to its end.

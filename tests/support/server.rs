@@ -36,6 +36,7 @@ pub struct Builder {
     binary: PathBuf,
     security: Security,
     ports: Option<Ports>,
+    data_dir: Option<PathBuf>,
     flags: Vec<String>,
     kubeadm: bool,
 }
@@ -94,6 +95,12 @@ impl Builder {
         self
     }
 
+    /// This data directory rather than one beside the log.
+    pub fn data_dir(mut self, path: PathBuf) -> Builder {
+        self.data_dir = Some(path);
+        self
+    }
+
     /// One more flag, `--name=value`.
     pub fn flag(mut self, flag: impl Into<String>) -> Builder {
         self.flags.push(flag.into());
@@ -118,7 +125,7 @@ impl Builder {
     pub fn prepare(self) -> Server {
         let dir = tempfile::Builder::new().prefix("bramble-test-").tempdir().unwrap();
         let ports = self.ports.unwrap_or_else(Ports::free);
-        let data_dir = dir.path().join("data");
+        let data_dir = self.data_dir.unwrap_or_else(|| dir.path().join("data"));
         let certs = (self.security != Security::Plain).then(|| Certs::create(&dir.path().join("certs")));
         let mut binary = self.binary;
         if self.kubeadm {
@@ -164,7 +171,14 @@ impl Server {
 
     /// The server under test, to be configured.
     pub fn builder() -> Builder {
-        Builder { binary: under_test(), security: Security::Plain, ports: None, flags: Vec::new(), kubeadm: false }
+        Builder {
+            binary: under_test(),
+            security: Security::Plain,
+            ports: None,
+            data_dir: None,
+            flags: Vec::new(),
+            kubeadm: false,
+        }
     }
 
     fn base_flags(&self) -> Vec<String> {
