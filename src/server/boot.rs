@@ -144,6 +144,7 @@ impl Server {
             recent_bytes: AtomicU64::new(0),
             checkpoint_full: AtomicBool::new(false),
             wal_full: AtomicBool::new(false),
+            room_bytes: AtomicU64::new(u64::MAX),
             disk_low: AtomicBool::new(false),
             disk_check_due: AtomicU64::new(0),
             request_ids: AtomicU64::new(host.random.next_u64() | 1 << 63),

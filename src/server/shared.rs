@@ -24,8 +24,8 @@ use crate::wal;
 /// Room on the checkpoint's disk below which growing commands are refused: deleting and compacting take room too, before they give
 /// any back.
 const RESERVED_BYTES: u64 = 16 << 20;
-/// The same on the WAL's disk: segments in use are used again, so this is for what comes between.
-const WAL_RESERVED_BYTES: u64 = 8 << 20;
+/// The same on the WAL's disk, whose segments are used again: room for one that is longer than others.
+const WAL_RESERVED_BYTES: u64 = 2 << 20;
 /// How often the disks are asked for it.
 const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes in memory and not yet in the checkpoint above which growing commands have to wait: the checkpoint's disk has stalled.
@@ -59,7 +59,9 @@ pub(super) struct Shared {
     pub checkpoint_full: AtomicBool,
     /// The WAL finds no room for what it was given.
     pub wal_full: AtomicBool,
-    /// There was little room on a disk when it was last asked, and the clock's milliseconds when to ask again.
+    /// What [`Shared::room`] was when it was last looked for, whether it was too little, and the clock's milliseconds when to look
+    /// again.
+    pub room_bytes: AtomicU64,
     pub disk_low: AtomicBool,
     pub disk_check_due: AtomicU64,
     pub request_ids: AtomicU64,
@@ -100,29 +102,34 @@ impl Shared {
         let now = u64::try_from(self.host.clock.now().as_millis()).unwrap_or(u64::MAX);
         let due = self.disk_check_due.load(Ordering::Relaxed);
         let next = now.saturating_add(DISK_CHECK_INTERVAL.as_millis() as u64);
-        if now >= due && self.disk_check_due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            // What has been let in and is not yet in the checkpoint has a claim on its disk, and fills free pages of the file first.
-            let claimed = self.recent_bytes.load(Ordering::Relaxed).saturating_add(RESERVED_BYTES);
-            let inside = self.store.size().map_or(0, |size| size.file - size.in_use);
-            let low = |dir: &PathBuf, room: u64, wanted: u64| {
-                self.host.disk.free_bytes(dir).is_ok_and(|free| free.saturating_add(room) < wanted)
-            };
-            let low = match () {
-                () if low(&self.data_dir, inside, claimed) => Some(&self.data_dir),
-                () if low(&self.wal_dir, 0, WAL_RESERVED_BYTES) => Some(&self.wal_dir),
-                () => None,
-            };
-            if self.disk_low.swap(low.is_some(), Ordering::Relaxed) != low.is_some() {
-                match low {
-                    Some(dir) => log::error!(
-                        "the disk of {} is all but full: only deletions and compactions are let in until there is room again",
-                        dir.display()
-                    ),
-                    None => log::info!("the disk has room again"),
-                }
+        let look = now >= due && self.disk_check_due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if look {
+            self.room_bytes.store(self.room(), Ordering::Relaxed);
+        }
+        // What has been let in and is not yet in the checkpoint has a claim on the room. Much comes between two looks.
+        let claimed = self.recent_bytes.load(Ordering::Relaxed).saturating_add(RESERVED_BYTES);
+        let low = self.room_bytes.load(Ordering::Relaxed) < claimed;
+        if look && self.disk_low.swap(low, Ordering::Relaxed) != low {
+            match low {
+                true => log::error!(
+                    "the disk of {} is all but full: only deletions and compactions are let in until there is room again",
+                    self.data_dir.display()
+                ),
+                false => log::info!("the disk has room again"),
             }
         }
-        self.disk_low.load(Ordering::Relaxed)
+        low
+    }
+
+    /// Bytes that checkpoints can take: free on the disk, and free pages of the file. None if the WAL has no room to go on. A disk
+    /// that cannot say counts as endless.
+    fn room(&self) -> u64 {
+        let free = |dir: &PathBuf| self.host.disk.free_bytes(dir).unwrap_or(u64::MAX);
+        if free(&self.wal_dir) < WAL_RESERVED_BYTES {
+            return 0;
+        }
+        let inside = self.store.size().map_or(0, |size| size.file - size.in_use);
+        free(&self.data_dir).saturating_add(inside)
     }
 
     /// Tells the cluster, through the log, that this member is over its quota.
