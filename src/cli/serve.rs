@@ -148,6 +148,9 @@ impl Sockets {
             let listeners = Listener::bind_all(urls, tls.as_ref(), config.socket_reuse_port)?;
             sockets.extend(listeners.into_iter().map(|listener| (listener, kind)));
         }
+        for url in &config.listen_peer_urls {
+            log::info!("not listening for peers on {}: clusters of several members are not there yet", url.url);
+        }
         Ok(Sockets(sockets))
     }
 }
