@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::Revision;
 use super::key_index::{KeyIndex, Live};
@@ -13,8 +14,9 @@ use super::store::{Pin, Store};
 use crate::backend::{Backend, Reader, Table};
 use crate::error::{Error, Fault};
 use crate::metrics;
-use crate::pb::etcdserverpb::RangeRequest;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
+use crate::pb::mvccpb::KeyValue;
 
 /// The answer to a range: its numbers, and its rows to be taken one after the other.
 pub struct RangeAnswer {
@@ -240,28 +242,42 @@ impl Choice {
     }
 }
 
-/// The rows of a range inside a transaction, read out at once: the lock is the writer's, and the writes go on.
+/// A range inside a transaction, answered at once: the lock is the transaction's. `revision` is the newest one that it sees.
 pub(super) fn range_now(
     state: &State,
     request: &RangeRequest,
-    at: i64,
+    revision: i64,
     source: &mut RowSource<'_>,
-) -> Answer<(Vec<Bytes>, i64, bool)> {
+) -> Answer<RangeResponse> {
+    let at = match state.readable(request.revision, revision) {
+        Ok(at) => at,
+        Err(error) => return Ok(Err(error)),
+    };
     let chosen = match choose(state, request, at, source)? {
         Ok(chosen) => chosen,
         Err(error) => return Ok(Err(error)),
     };
-    let mut rows = Vec::with_capacity(chosen.rest.len() + 1);
+    let mut kvs = Vec::with_capacity(chosen.rest.len() + 1);
     for row in chosen.iter() {
-        rows.push(match row {
+        kvs.push(key_value(match row {
             Chosen::Here(row) => row.clone(),
             Chosen::Stored(revision) => {
                 let row = source.stored_ref(*revision)?;
                 chosen.part.cut(row).unwrap_or_else(|| Bytes::copy_from_slice(row))
             }
-        });
+        }));
     }
-    Ok(Ok((rows, as_count(chosen.count), chosen.more)))
+    Ok(Ok(RangeResponse { header: revision_header(revision), kvs, more: chosen.more, count: as_count(chosen.count) }))
+}
+
+/// The header of an operation's response inside a transaction: the revision alone.
+pub(super) fn revision_header(revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision, ..ResponseHeader::default() })
+}
+
+/// A row as the message it encodes.
+pub(super) fn key_value(row: Bytes) -> KeyValue {
+    KeyValue::decode(row).expect("rows are encoded KeyValues")
 }
 
 fn as_count(count: usize) -> i64 {

@@ -91,16 +91,6 @@ impl Checkpoint {
         self.leaves_garbage
     }
 
-    /// Bytes of rows.
-    pub fn bytes(&self) -> usize {
-        self.rows.iter().map(|(_, row)| row.len()).sum()
-    }
-
-    /// The newest main revision it holds.
-    pub fn revision(&self) -> i64 {
-        self.current
-    }
-
     /// Puts everything into a batch.
     ///
     /// # Errors

@@ -3,11 +3,11 @@
 use std::cmp::Ordering;
 
 use super::key_range::KeyRange;
-use super::read::{Answer, RowSource, head, range_now};
+use super::read::{Answer, RowSource, head, range_now, revision_header};
 use super::row::RowHead;
 use super::state::State;
 use super::store::Store;
-use super::write::{LeaseExists, Transaction, key_value};
+use super::write::{LeaseExists, Transaction};
 use crate::error::{Error, Fault};
 use crate::metrics;
 use crate::pb::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -15,7 +15,7 @@ use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::response_op::Response;
 use crate::pb::etcdserverpb::{
-    Compare, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    Compare, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 
 /// The branch taken, and those of the transactions nested in it. All compares see the state before the first write.
@@ -211,19 +211,11 @@ impl Store {
             let Step::Op(Request::RequestRange(range)) = step else {
                 unreachable!("only ranges are read without the log");
             };
-            let at = match state.readable(range.revision, revision) {
-                Ok(at) => at,
+            match range_now(&state, range, revision, &mut source)? {
+                Ok(response) => responses.push(ResponseOp { response: Some(Response::ResponseRange(response)) }),
                 Err(error) => return Ok(Err(error)),
-            };
-            let (rows, count, more) = match range_now(&state, range, at, &mut source)? {
-                Ok(found) => found,
-                Err(error) => return Ok(Err(error)),
-            };
-            let header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
-            let response = RangeResponse { header, kvs: rows.into_iter().map(key_value).collect(), more, count };
-            responses.push(ResponseOp { response: Some(Response::ResponseRange(response)) });
+            }
         }
-        let header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
-        Ok(Ok(TxnResponse { header, succeeded: path.succeeded, responses }))
+        Ok(Ok(TxnResponse { header: revision_header(revision), succeeded: path.succeeded, responses }))
     }
 }

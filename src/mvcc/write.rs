@@ -3,11 +3,10 @@
 use std::sync::{Arc, OnceLock, RwLockWriteGuard};
 
 use bytes::Bytes;
-use prost::Message;
 
 use super::event::{Event, EventKind, Prev};
 use super::key_range::KeyRange;
-use super::read::{Answer, RowSource, head, range_now};
+use super::read::{Answer, RowSource, head, key_value, range_now, revision_header};
 use super::row::encode_delete;
 use super::state::{Change, Pruning, State};
 use super::{Revision, txn};
@@ -15,10 +14,8 @@ use crate::backend::{Backend, Reader};
 use crate::error::Error;
 use crate::metrics;
 use crate::pb::etcdserverpb::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, TxnRequest,
-    TxnResponse,
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
-use crate::pb::mvccpb::KeyValue;
 
 /// The exclusive hold of the store. Dropping it lets readers in.
 pub struct Batch<'s> {
@@ -122,8 +119,7 @@ impl<'s> Batch<'s> {
         };
         let written = self.transaction(|tx| txn::run(tx, &path))?;
         Ok(written.map(|mut written| {
-            let revision = self.state.current;
-            written.response.header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
+            written.response.header = revision_header(self.state.current);
             written
         }))
     }
@@ -189,10 +185,6 @@ impl Transaction<'_> {
         Revision { main: self.begin + 1, sub }
     }
 
-    fn header(&self, revision: i64) -> Option<ResponseHeader> {
-        Some(ResponseHeader { revision, ..ResponseHeader::default() })
-    }
-
     pub fn put(&mut self, request: &PutRequest) -> Answer<PutResponse> {
         let needs_old = request.prev_kv || request.ignore_value || request.ignore_lease;
         let old = match self.state.live(&request.key) {
@@ -211,7 +203,7 @@ impl Transaction<'_> {
         let change = self.state.put(self.next(), &request.key, value, lease);
         self.changes.push(change);
         let prev_kv = old.filter(|_| request.prev_kv).map(key_value);
-        Ok(Ok(PutResponse { header: self.header(self.begin + 1), prev_kv }))
+        Ok(Ok(PutResponse { header: revision_header(self.begin + 1), prev_kv }))
     }
 
     pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> Answer<DeleteRangeResponse> {
@@ -231,26 +223,13 @@ impl Transaction<'_> {
             self.changes.push(change);
         }
         let deleted = i64::try_from(doomed.len()).expect("fewer keys than memory has bytes");
-        Ok(Ok(DeleteRangeResponse { header: self.header(self.revision()), deleted, prev_kvs }))
+        Ok(Ok(DeleteRangeResponse { header: revision_header(self.revision()), deleted, prev_kvs }))
     }
 
     pub fn range(&mut self, request: &RangeRequest) -> Answer<RangeResponse> {
         self.ops += 1;
         metrics::MVCC_RANGES.inc();
         let revision = self.revision();
-        let at = match self.state.readable(request.revision, revision) {
-            Ok(at) => at,
-            Err(error) => return Ok(Err(error)),
-        };
-        let (rows, count, more) = match range_now(self.state, request, at, &mut self.source)? {
-            Ok(found) => found,
-            Err(error) => return Ok(Err(error)),
-        };
-        let kvs = rows.into_iter().map(key_value).collect();
-        Ok(Ok(RangeResponse { header: self.header(revision), kvs, more, count }))
+        range_now(self.state, request, revision, &mut self.source)
     }
-}
-
-pub(super) fn key_value(row: Bytes) -> KeyValue {
-    KeyValue::decode(row).expect("rows are encoded KeyValues")
 }
