@@ -323,11 +323,20 @@ fn give_birth(path: &Path) -> Result<(), Fault> {
 /// Whether a file is there that is more than a name. A power cut during the first start may leave a file without bytes, or with
 /// nothing but zeros: nothing was ever checkpointed to it, and the WAL says if that is true.
 fn has_content(path: &Path) -> Result<bool, Fault> {
-    let mut head = Vec::new();
-    match fs::File::open(path).and_then(|file| file.take(2 << 12).read_to_end(&mut head)) {
-        Ok(_) => Ok(head.iter().any(|byte| *byte != 0)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Fault::io("read", path, &e)),
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Fault::io("read", path, &e)),
+    };
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(false),
+            Ok(read) if piece[..read].iter().any(|byte| *byte != 0) => return Ok(true),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Fault::io("read", path, &e)),
+        }
     }
 }
 
@@ -694,6 +703,19 @@ mod tests {
             backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
             assert!(!copy_path(&path).exists() && !birth_path(&path).exists());
         }
+    }
+
+    #[test]
+    fn a_file_whose_beginning_was_zeroed_is_refused_and_left_as_it_is() {
+        let (dir, backend) = open();
+        backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
+        drop(backend);
+        let path = dir.path().join("db");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[..8192].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        assert!(Backend::open(&path, OPTIONS).err().unwrap().to_string().contains("not the meta page"));
+        assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 
     /// The pool that long ranges are read in has so many threads, and each may hold a reader.

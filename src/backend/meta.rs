@@ -17,6 +17,8 @@ const IS_META: u16 = 0x08;
 
 const MAGIC: u32 = 0xBEEF_C0DE;
 const MAGIC_AT: usize = PAGE_HEADER;
+const VERSION: u32 = 1;
+const VERSION_AT: usize = MAGIC_AT + 4;
 /// Behind magic, version, address and map size stand the records of two trees: the free pages and the rows. The first one's pad
 /// is the page size.
 const FREE_AT: usize = MAGIC_AT + 8 + 2 * WORD;
@@ -110,6 +112,9 @@ impl Meta {
         }
         if u32_at(&bytes, MAGIC_AT) != MAGIC || u16_at(&bytes, FLAGS) != IS_META || word_at(&bytes, 0) != page {
             return Err(damaged(page * page_bytes, "not the meta page of an LMDB file"));
+        }
+        if u32_at(&bytes, VERSION_AT) != VERSION {
+            return Err(damaged(page * page_bytes, "the meta page is of another version of LMDB"));
         }
         let page_bytes = u64::from(u32_at(&bytes, FREE_AT));
         if !page_bytes.is_power_of_two() || !(PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&page_bytes) {

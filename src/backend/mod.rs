@@ -11,6 +11,8 @@ mod env;
 mod meta;
 mod page;
 mod table;
+#[cfg(test)]
+mod tests;
 
 /// What an operator can do about a damaged file.
 const REMEDY: &str =
