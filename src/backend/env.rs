@@ -17,12 +17,12 @@ use heed::{
 };
 use self_cell::self_cell;
 
+use super::REMEDY;
+use super::check::{check_all, check_frame};
+use super::meta::extend_to_mapped_length;
 use super::table::{CRC_BYTES, Table, seal, tree_key, unseal};
 use crate::error::Fault;
 use crate::metrics;
-
-const REMEDY: &str =
-    "Put back a copy of the data directory, or in a cluster remove this member, delete its data directory and add it again.";
 
 /// lmdb.h: the map must be a multiple of the page size; 64 KiB is one on every kernel we run on.
 const MAP_UNIT: u64 = 64 << 10;
@@ -106,6 +106,7 @@ impl Backend {
         if !has_content(path)? {
             give_birth(path)?;
         }
+        check_frame(path, &[Table::Row as u8])?;
         extend_to_mapped_length(path)?;
         let generation = Generation::open(path, options)?;
         let backend = Backend {
@@ -129,6 +130,22 @@ impl Backend {
         let generation = self.generation()?;
         let txn = generation.borrow_owner().clone().static_read_txn().map_err(|e| self.fault("read", &e))?;
         Ok(Reader { txn, generation, path: self.path.clone(), key: Vec::new(), _open: metrics::READ_TRANSACTIONS.hold() })
+    }
+
+    /// Goes through the whole file, looking at every page before it is trusted, and calls `each(key, value)` for the rows of a
+    /// table in key order. For the first reading of all, before the first batch is written.
+    ///
+    /// # Errors
+    /// A fault from `each`, or if something is damaged.
+    pub fn load(&self, table: Table, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), Fault>) -> Result<(), Fault> {
+        let _no_batches = self.writer.lock().expect("a writer panicked");
+        check_all(&self.path, &mut |key, sealed| {
+            let value = unseal(key, sealed).ok_or_else(|| damaged(&self.path, key))?;
+            match key.split_first() {
+                Some((first, key)) if *first == table as u8 => each(key, value),
+                _ => Ok(()),
+            }
+        })
     }
 
     /// Has the kernel read the whole file, in the order in which the disk gives it fastest, until the guard is dropped. For a scan
@@ -306,11 +323,20 @@ fn give_birth(path: &Path) -> Result<(), Fault> {
 /// Whether a file is there that is more than a name. A power cut during the first start may leave a file without bytes, or with
 /// nothing but zeros: nothing was ever checkpointed to it, and the WAL says if that is true.
 fn has_content(path: &Path) -> Result<bool, Fault> {
-    let mut head = Vec::new();
-    match fs::File::open(path).and_then(|file| file.take(2 << 12).read_to_end(&mut head)) {
-        Ok(_) => Ok(head.iter().any(|byte| *byte != 0)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Fault::io("read", path, &e)),
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Fault::io("read", path, &e)),
+    };
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(false),
+            Ok(read) if piece[..read].iter().any(|byte| *byte != 0) => return Ok(true),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Fault::io("read", path, &e)),
+        }
     }
 }
 
@@ -392,75 +418,6 @@ impl Drop for MemoryLock {
 fn map_bytes(asked: u64) -> u64 {
     let limit = if cfg!(target_pointer_width = "32") { 1 << 30 } else { 1 << 46 };
     asked.min(limit).next_multiple_of(MAP_UNIT)
-}
-
-/// LMDB maps the file and trusts its meta pages' idea of its length, so a file cut short would kill us with SIGBUS at the first
-/// read behind its end. A shorter file is legal too: LMDB does not write pages at the end that a transaction took and gave back.
-/// So the file is extended to what the newer meta page says: what was never written is never read, and what was cut off is
-/// read as zeros, which LMDB and our checksums refuse with a message.
-fn extend_to_mapped_length(path: &Path) -> Result<(), Fault> {
-    let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Fault::io("open", path, &e)),
-    };
-    let len = file.metadata().map_err(|e| Fault::io("stat", path, &e))?.len();
-    if len == 0 {
-        return Ok(());
-    }
-    let (mut newest, mut needed, mut page_bytes) = (0, 0, 4096);
-    for page in 0..2 {
-        let mut meta = [0; meta::END];
-        if file.read_exact_at(&mut meta, page * page_bytes).is_err() {
-            return Err(Fault::damaged(path.to_owned(), len, "the file ends inside its first pages", REMEDY));
-        }
-        if meta[BBOLT_MAGIC_AT..].starts_with(&BBOLT_MAGIC) {
-            return Err(Fault::new(format!(
-                "{} is a database of etcd, which cannot be read here. It is left as it is: start with another --data-dir, and copy \
-                 the keys from a running etcd with etcdctl make-mirror",
-                path.display()
-            )));
-        }
-        if u32::from_ne_bytes(meta[meta::MAGIC..][..4].try_into().expect("four bytes")) != meta::MAGIC_VALUE {
-            return Err(Fault::damaged(path.to_owned(), page * page_bytes, "not the meta page of an LMDB file", REMEDY));
-        }
-        page_bytes =
-            u64::from(u32::from_ne_bytes(meta[meta::PAGE_BYTES..][..4].try_into().expect("four bytes"))).clamp(512, 1 << 16);
-        let (last_page, txn) = (word_at(&meta, meta::LAST_PAGE), word_at(&meta, meta::TXN));
-        if txn >= newest {
-            newest = txn;
-            needed = last_page.saturating_add(1).saturating_mul(page_bytes);
-        }
-    }
-    if needed > 1 << 46 {
-        return Err(Fault::damaged(path.to_owned(), 0, "the meta page names an impossible length", REMEDY));
-    }
-    if len < needed {
-        file.set_len(needed).map_err(|e| Fault::io("extend", path, &e))?;
-    }
-    Ok(())
-}
-
-/// What tells etcd's database (bbolt) behind its page header of sixteen bytes.
-const BBOLT_MAGIC_AT: usize = 16;
-const BBOLT_MAGIC: [u8; 4] = 0xED0C_DAED_u32.to_le_bytes();
-
-/// Where the fields of LMDB 0.9's meta page stand (mdb.c, `MDB_page`, `MDB_meta`, `MDB_db`): native byte order and word size.
-mod meta {
-    const WORD: usize = size_of::<usize>();
-    /// Behind the page header: a page number and eight bytes.
-    pub const MAGIC: usize = WORD + 8;
-    pub const MAGIC_VALUE: u32 = 0xBEEF_C0DE;
-    /// Behind magic, version, address and map size stand two database records, the first of which holds the page size.
-    pub const PAGE_BYTES: usize = MAGIC + 8 + 2 * WORD;
-    const DATABASE: usize = 8 + 5 * WORD;
-    pub const LAST_PAGE: usize = PAGE_BYTES + 2 * DATABASE;
-    pub const TXN: usize = LAST_PAGE + WORD;
-    pub const END: usize = TXN + WORD;
-}
-
-fn word_at(bytes: &[u8], at: usize) -> u64 {
-    usize::from_ne_bytes(bytes[at..][..size_of::<usize>()].try_into().expect("a word")) as u64
 }
 
 fn fault(path: &Path, doing: &str, error: &heed::Error) -> Fault {
@@ -746,6 +703,19 @@ mod tests {
             backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
             assert!(!copy_path(&path).exists() && !birth_path(&path).exists());
         }
+    }
+
+    #[test]
+    fn a_file_whose_beginning_was_zeroed_is_refused_and_left_as_it_is() {
+        let (dir, backend) = open();
+        backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
+        drop(backend);
+        let path = dir.path().join("db");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[..8192].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        assert!(Backend::open(&path, OPTIONS).err().unwrap().to_string().contains("not the meta page"));
+        assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 
     /// The pool that long ranges are read in has so many threads, and each may hold a reader.

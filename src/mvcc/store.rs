@@ -119,7 +119,7 @@ impl Store {
         let compacted = meta_number(&mut reader, COMPACTED, -1..=newest.unwrap_or(Revision::MAIN_MAX))?;
         let mut last = Revision::default();
         let ahead = backend.read_ahead();
-        reader.scan(Table::Row, b"", |key, row| {
+        backend.load(Table::Row, |key, row| {
             let (revision, head) = sound_row(key, row)?;
             if revision <= last || newest.is_some_and(|newest| revision.main > newest) {
                 return Err(Fault::new(format!(
@@ -129,7 +129,7 @@ impl Store {
             }
             last = revision;
             loader.add(revision, &head);
-            Ok(true)
+            Ok(())
         })?;
         drop(ahead);
         loader.flush();
