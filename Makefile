@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash power-cut fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -41,6 +41,17 @@ SEED ?= 1
 N ?= 50000
 diff: toolchain oracle
 	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture differential::many
+
+# Kills at random moments under load, N in all; SEED replays the load, not the moments.
+crash: N = 500
+crash: toolchain
+	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture crash::what_was_acknowledged_survives_many_kills
+
+# Power cuts under load on a disk that loses what was not synced, and disks that fail: N cuts, and a third as many of each failure.
+# As root: it mounts a file system of its own. SEED replays the load, the moments and what is lost.
+power-cut: N = 300
+power-cut: toolchain
+	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture --test-threads=1 power_cut::
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle

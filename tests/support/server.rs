@@ -278,7 +278,13 @@ impl Server {
         }
     }
 
-    fn answers(&self) -> bool {
+    /// Whether it has ended by itself. It still has to be killed, which then only takes its status.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
+    /// Whether a linearizable read is answered now.
+    pub fn answers(&self) -> bool {
         Client::connect(&self.target()).is_ok_and(|client| {
             let request = RangeRequest { limit: 1, ..key("ready?") };
             client.try_call(&request).is_ok()
