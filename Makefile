@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff guards fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -41,6 +41,12 @@ SEED ?= 1
 N ?= 50000
 diff: toolchain oracle
 	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture differential::many
+
+# Breaks each guard of tests/guards in a copy of the tree, one after the other, and runs the tests that have to fall then. GUARD= picks
+# those whose title, file or tests hold a text.
+GUARD ?=
+guards: toolchain oracle
+	GUARD="$(GUARD)" $(CARGO) test --locked --test tests -- --ignored --nocapture guards::
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle
