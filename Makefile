@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash power-cut fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -52,6 +52,12 @@ crash: toolchain
 power-cut: N = 300
 power-cut: toolchain
 	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture --test-threads=1 power_cut::
+
+# Breaks each guard of tests/guards in a copy of the tree, one after the other, and runs the tests that have to fall then. GUARD= picks
+# those whose title, file or tests hold a text.
+GUARD ?=
+guards: toolchain oracle
+	GUARD="$(GUARD)" $(CARGO) test --locked --test tests -- --ignored --nocapture guards::
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle

@@ -135,3 +135,22 @@ impl Random for OsRandom {
         u64::from_ne_bytes(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel refuses to sync what has nothing to sync, so that its refusal shows that it was asked.
+    #[test]
+    fn syncs_reach_the_kernel() {
+        let invalid = Some(rustix::io::Errno::INVAL.raw_os_error());
+        let null = OsDisk.open(Path::new("/dev/null")).unwrap();
+        assert_eq!(null.sync_data().unwrap_err().raw_os_error(), invalid);
+        assert_eq!(OsDisk.sync_dir(Path::new("/proc")).unwrap_err().raw_os_error(), invalid);
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("file")).unwrap();
+        file.write_at(b"bytes", 0).unwrap();
+        file.sync_data().unwrap();
+        OsDisk.sync_dir(dir.path()).unwrap();
+    }
+}

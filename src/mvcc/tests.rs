@@ -2,7 +2,9 @@
 //!
 //! `SEED=n` replays one run of the random test, `RUNS=n` sets how many there are.
 
+mod compaction;
 mod model;
+mod pages;
 
 use std::sync::Arc;
 

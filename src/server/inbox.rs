@@ -120,3 +120,47 @@ impl Inbox {
         self.queues.lock().expect("a sender panicked")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::etcdserverpb::CompactionRequest;
+
+    fn proposal(bytes: usize) -> Proposal {
+        let command = Command::Compaction(CompactionRequest::default());
+        Proposal { command, data: vec![0; bytes].into(), reply: None }
+    }
+
+    /// How many proposals of this length are taken before one is refused, and that the room is there again once they are taken out.
+    fn taken(bytes: usize) -> usize {
+        let inbox = Inbox::default();
+        let fill = || (0..).find(|_| inbox.propose(proposal(bytes)) == Err(Error::TooManyRequests)).unwrap();
+        let first = fill();
+        inbox.ask(Ask::Stop);
+        let mut queues = Queues::default();
+        inbox.take(Duration::ZERO, &mut queues);
+        assert_eq!((queues.proposals.len(), queues.asks.len()), (first, 1), "the server's own words are never refused");
+        assert_eq!(fill(), first);
+        first
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_number_and_by_bytes() {
+        assert_eq!(taken(10), MAX_PROPOSALS);
+        assert_eq!(taken(1 << 20), MAX_BYTES >> 20);
+    }
+
+    #[test]
+    fn a_closed_inbox_drops_what_waits_and_takes_nothing() {
+        let inbox = Inbox::default();
+        let (reply, mut answer) = oneshot::channel();
+        inbox.propose(Proposal { reply: Some(reply), ..proposal(1) }).unwrap();
+        inbox.close();
+        assert!(answer.try_recv().is_err(), "whoever waits is told");
+        assert_eq!(inbox.propose(proposal(1)), Err(Error::Stopped));
+        inbox.ask(Ask::Stop);
+        let mut queues = Queues::default();
+        inbox.take(Duration::ZERO, &mut queues);
+        assert!(queues.asks.is_empty() && queues.proposals.is_empty());
+    }
+}

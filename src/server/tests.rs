@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod order;
 mod rig;
 
 use std::path::Path;

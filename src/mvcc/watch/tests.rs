@@ -1,5 +1,7 @@
 //! The rules of etcd's watch contract, by number, and a model that every run has to agree with.
 
+mod bounds;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -281,6 +281,31 @@ fn a_header_that_disagrees_with_the_log_before_it_is_refused() {
 }
 
 #[test]
+fn a_gap_between_entries_is_refused() {
+    let (host, disk) = sim::host(1);
+    let mut wal = create(&host, SMALL);
+    wal.append(None, &[entry(1, 1, 1)]).unwrap();
+    wal.last = id(1, 2);
+    wal.append(None, &[entry(1, 3, 1)]).unwrap();
+    disk.power_cut();
+    let fault = open(&host, 0).err().unwrap().to_string();
+    assert!(fault.contains("0000000000000001.wal is damaged at byte 1024"), "{fault}");
+    assert!(fault.contains("an entry does not follow the one before it"), "{fault}");
+}
+
+#[test]
+fn a_commit_index_beyond_the_log_is_refused() {
+    let (host, disk) = sim::host(1);
+    let mut wal = create(&host, SMALL);
+    wal.append(None, &[entry(1, 1, 1)]).unwrap();
+    wal.last = id(1, 2);
+    wal.append(Some(state(1, 0, 2)), &[]).unwrap();
+    disk.power_cut();
+    let fault = open(&host, 0).err().unwrap().to_string();
+    assert!(fault.contains("the commit index is beyond the log's end"), "{fault}");
+}
+
+#[test]
 fn files_of_others_do_not_matter() {
     let Sample { disk, entries, .. } = sample();
     disk.set_bytes(&dir().join("lost+found"), vec![1]);

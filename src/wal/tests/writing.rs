@@ -406,3 +406,34 @@ fn a_committed_entry_is_never_replaced() {
     wal.append(Some(state(1, 0, 1)), &[entry(1, 1, 1)]).unwrap();
     let _ = wal.append(None, &[entry(2, 1, 1)]);
 }
+
+#[test]
+#[should_panic(expected = "the term cannot fall from 3 to 2")]
+fn a_term_never_falls() {
+    let (host, _) = sim::host(1);
+    let mut wal = create(&host, SMALL);
+    wal.append(Some(state(3, 0, 0)), &[]).unwrap();
+    let _ = wal.append(Some(state(2, 0, 0)), &[]);
+}
+
+/// A process that is killed between a segment's rename and the sync of its name leaves a name that only the kernel knows.
+#[test]
+fn what_a_start_shows_has_its_name_on_disk() {
+    for changes in 0.. {
+        let (host, disk) = sim::host(1);
+        let mut wal = create(&host, SMALL);
+        wal.append(None, &[entry(1, 1, 2500)]).unwrap();
+        disk.crash_after(changes);
+        let appended = wal.append(None, &[entry(1, 2, 2500)]);
+        drop(wal);
+        disk.kill();
+        let (_, shown) = open(&next_host(&disk, 2), 0).unwrap();
+        disk.power_cut();
+        let (_, after) = open(&next_host(&disk, 3), 0).unwrap();
+        assert_eq!(after.entries, shown.entries, "killed after {changes} changes");
+        if appended.is_ok() {
+            assert_eq!(shown.last, id(1, 2));
+            break;
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Pages of history: bounded, whole, and never of what is compacted.
+
+use std::cell::Cell;
+
+use super::*;
+
+fn all_keys(_: &[u8]) -> bool {
+    true
+}
+
+#[test]
+fn a_page_of_rows_that_nobody_wants_ends_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir);
+    let store = open(&backend);
+    let op = |n: usize| RequestOp { request: Some(Request::RequestPut(put(format!("{n}").as_bytes(), b""))) };
+    let request = TxnRequest { success: (0..5000).map(op).collect(), ..TxnRequest::default() };
+    for _ in 2..=4 {
+        store.batch().txn(&request, &lease_exists).unwrap().unwrap();
+    }
+    for in_memory in [true, false] {
+        if !in_memory {
+            scrub(&store, &backend);
+        }
+        let page = store.page(2, usize::MAX, &|_| false).unwrap();
+        assert_eq!((page.next, page.current, page.events.len()), (4, 4, 0), "10,000 rows, and not into the third transaction");
+        let page = store.page(4, usize::MAX, &all_keys).unwrap();
+        assert_eq!((page.next, page.events.len()), (5, 5000));
+    }
+}
+
+#[test]
+fn a_page_that_a_compaction_overtakes_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = backend(&dir);
+    let store = open(&backend);
+    for _ in 2..=6 {
+        write_put(&store, "a", "");
+    }
+    scrub(&store, &backend);
+    let compacted = Cell::new(false);
+    let compacting = |_: &[u8]| {
+        if !compacted.replace(true) {
+            store.batch().compact(5).unwrap();
+        }
+        true
+    };
+    match store.page(3, usize::MAX, &compacting) {
+        Err(HistoryError::Compacted(5)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_before_the_compacted_revision_is_no_previous_value() {
+    let (_dir, store) = fresh();
+    for _ in 2..=4 {
+        write_put(&store, "a", "");
+    }
+    // Not pruned: the index still knows what was there.
+    store.batch().compact(3).unwrap();
+    let page = store.page(3, usize::MAX, &all_keys).unwrap();
+    let before: Vec<_> = page.events.iter().map(|event| event.prev.revision.map(|prev| prev.main)).collect();
+    assert_eq!(before, [None, Some(3)]);
+}
+
+/// As in etcd: with a sort target, no order and a filter, all that pass are sorted before the limit cuts.
+#[test]
+fn a_limit_cuts_behind_a_filter_that_has_sorted() {
+    let (_dir, store) = fresh();
+    for key in ["c", "b", "a"] {
+        write_put(&store, key, "");
+    }
+    let request = RangeRequest {
+        limit: 1,
+        sort_target: crate::pb::etcdserverpb::range_request::SortTarget::Mod as i32,
+        min_mod_revision: 1,
+        ..everything(0)
+    };
+    let mut answer = store.range(&request).unwrap().unwrap();
+    assert_eq!((answer.count, answer.more), (3, true));
+    assert_eq!(drain(&mut answer.rows)[0].key, "c");
+}
