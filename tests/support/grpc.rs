@@ -213,7 +213,7 @@ impl Client {
     pub fn call_all<R: Unary>(&self, requests: &[R], at_once: usize) -> Vec<Result<R::Reply, Status>> {
         let answer = async |request: &R| {
             let (mut send, response) = self.request(R::PATH, &[]).await?;
-            send.send_data(frame(false, &request.encode_to_vec()), true).map_err(Status::transport)?;
+            send_whole(&mut send, frame(false, &request.encode_to_vec()));
             let reply = Answer::Waiting(response).collect().await?;
             match reply.status.code {
                 Code::Ok => Ok(R::Reply::decode(reply.messages[0].clone()).expect("a decodable answer")),
@@ -238,7 +238,7 @@ impl Client {
     pub fn raw(&self, path: &str, fields: &[(&str, &str)], body: Bytes) -> Result<Reply, Status> {
         block_on(path, async {
             let (mut send, response) = self.request(path, fields).await?;
-            send.send_data(body, true).map_err(Status::transport)?;
+            send_whole(&mut send, body);
             Answer::Waiting(response).collect().await
         })
     }
@@ -299,6 +299,12 @@ impl Client {
         let (response, stream) = send.send_request(request.body(()).unwrap(), false).map_err(Status::transport)?;
         Ok((stream, response))
     }
+}
+
+/// Sends a call's whole body. A server that refuses a call by its headers may have ended the stream before this: then the answer
+/// is there, and tells more than the failure to send. On a connection that is gone, the wait for the answer fails as well.
+fn send_whole(send: &mut SendStream<Bytes>, body: Bytes) {
+    let _ = send.send_data(body, true);
 }
 
 async fn handshake<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: T, window: u32) -> io::Result<SendRequest<Bytes>> {
