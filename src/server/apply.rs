@@ -17,7 +17,7 @@ use crate::lease::{LeaseId, Lessor};
 use crate::metrics;
 use crate::mvcc::{Answer, Batch, Change, Event, Written};
 use crate::pb::etcdserverpb::{AlarmType, LeaseGrantRequest};
-use crate::raft::ConfState;
+use crate::raft::{ConfState, MemberId};
 
 /// Applies entries, and remembers what a checkpoint has to hold besides rows.
 pub(super) struct Applier {
@@ -61,6 +61,7 @@ impl Applier {
         if let Err(error) = members.add(member) {
             log::warn!("a membership change in the log was refused: {error:?}");
         }
+        members.check_alone(MemberId(self.shared.identity.member_id))?;
         self.members_changed = true;
         Ok(members.conf_state())
     }
@@ -124,7 +125,7 @@ impl Run<'_> {
             }
             Command::MemberAttributes(request) => {
                 let attributes = request.member_attributes.unwrap_or_default();
-                let id = crate::raft::MemberId(request.member_id);
+                let id = MemberId(request.member_id);
                 self.members().set_attributes(id, attributes.name, attributes.client_urls);
                 self.applier.members_changed = true;
                 Ok(Ok(self.done()))

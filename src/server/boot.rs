@@ -106,6 +106,9 @@ impl Server {
         let backend = Arc::new(Backend::open(&dirs.db, options)?);
         let stored = Stored::read(&backend)?;
         let log = open_log(config, &host, &dirs, &stored, tuning)?;
+        if stored.identity.is_some() {
+            stored.membership.check_alone(MemberId(log.identity.member_id))?;
+        }
         log::info!("starting member {} of cluster {:x}", MemberId(log.identity.member_id), log.identity.cluster_id);
 
         let mut lessor = Lessor::new(lease_config(config), stored.leases);

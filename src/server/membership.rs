@@ -115,6 +115,25 @@ impl Membership {
         ConfState { voters: ids(false), learners: ids(true) }
     }
 
+    /// Whether `id` is the one member, and votes. Whoever had others to ask, or was not asked itself, could never lead here.
+    ///
+    /// # Errors
+    /// A fault that names the members.
+    pub fn check_alone(&self, id: MemberId) -> Result<(), Fault> {
+        if let [member] = &self.list()[..]
+            && member.id == id
+            && !member.learner
+        {
+            return Ok(());
+        }
+        let named = |member: &Member| if member.learner { format!("{} (learner)", member.id) } else { member.id.to_string() };
+        let members = self.members.values().map(named).collect::<Vec<_>>().join(", ");
+        Err(Fault::new(format!(
+            "the data directory is of a cluster with the members {members}, and this is {id}: this version serves a member that is \
+             alone. Use the version that wrote it"
+        )))
+    }
+
     fn check_urls_free(&self, id: MemberId, urls: &[String]) -> Result<(), Error> {
         let taken = self.members.values().filter(|m| m.id != id).flat_map(|m| &m.peer_urls).any(|url| urls.contains(url));
         if taken { Err(Error::PeerUrlExists) } else { Ok(()) }
@@ -197,5 +216,17 @@ mod tests {
         assert_eq!(membership.update(MemberId(1), vec![]), Err(Error::MemberNotFound));
         assert_eq!(membership.conf_state().voters.len(), 2);
         assert_eq!(decode_add(encode_add(&member("http://d:1"))).unwrap(), member("http://d:1"));
+    }
+
+    #[test]
+    fn only_a_member_that_is_alone_and_votes_is_served() {
+        let (a, b) = (member("http://a:1"), member("http://b:1"));
+        let of = |members: &[&Member]| Membership::of(members.iter().copied().cloned(), None);
+        assert!(of(&[&a]).check_alone(a.id).is_ok());
+        let learner = Member { learner: true, ..a.clone() };
+        for members in [of(&[]), of(&[&b]), of(&[&a, &b]), of(&[&learner])] {
+            let fault = members.check_alone(a.id).unwrap_err().to_string();
+            assert!(fault.contains(&a.id.to_string()), "{fault}");
+        }
     }
 }

@@ -17,6 +17,8 @@ const VERSION: u32 = 1;
 /// Where the header's CRC stands, in this version and all later ones.
 const CRC_AT: usize = SECTOR - 4;
 const RESERVED_AT: usize = 96;
+/// Numbers are given out one by one, from 1. No file of ours has a higher one, so that there always is a next.
+const HIGHEST: u64 = u64::MAX >> 1;
 
 /// The first sector of a segment: whose it is, where it stands, and the log's state before its first frame, so that it can be
 /// read with every older segment gone.
@@ -138,7 +140,7 @@ impl Name {
         if number.len() != 16 || !number.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
             return None;
         }
-        let number = u64::from_str_radix(number, 16).ok()?;
+        let number = u64::from_str_radix(number, 16).ok().filter(|&number| number <= HIGHEST)?;
         match kind {
             "wal" => Some(Name::Segment(number)),
             "spare" => Some(Name::Spare(number)),
@@ -211,7 +213,7 @@ mod tests {
         assert_eq!(Name::parse("00000000000000ff.wal"), Some(Name::Segment(255)));
         assert_eq!(Name::parse("00000000000000ff.spare"), Some(Name::Spare(255)));
         assert_eq!(Name::parse("00000000000000ff.tmp"), Some(Name::Unfinished(255)));
-        for other in ["ff.wal", "00000000000000FF.wal", "00000000000000ff.wal.bak", "lost+found", "+0000000000000ff.wal"] {
+        for other in ["ff.wal", "00000000000000FF.wal", "ffffffffffffffff.spare", "ffffffffffffffff.wal", "00000000000000ff.wal.bak", "lost+found", "+0000000000000ff.wal"] {
             assert_eq!(Name::parse(other), None, "{other}");
         }
         assert_eq!(Name::Segment(255).path(Path::new("w")), Path::new("w/00000000000000ff.wal"));
