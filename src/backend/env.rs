@@ -127,8 +127,16 @@ impl Backend {
     /// # Errors
     /// A fault if the environment is broken.
     pub fn reader(&self) -> Result<Reader, Fault> {
-        let generation = self.generation()?;
-        let txn = generation.borrow_owner().clone().static_read_txn().map_err(|e| self.fault("read", &e))?;
+        let mut generation = self.generation()?;
+        let mut begun = generation.borrow_owner().clone().static_read_txn();
+        if is_broken(&begun) {
+            // By a batch that opens it again before it ends, which it cannot while we hold it.
+            drop(generation);
+            drop(self.writer.lock().expect("a writer panicked"));
+            generation = self.generation()?;
+            begun = generation.borrow_owner().clone().static_read_txn();
+        }
+        let txn = begun.map_err(|e| self.fault("read", &e))?;
         Ok(Reader { txn, generation, path: self.path.clone(), key: Vec::new(), _open: metrics::READ_TRANSACTIONS.hold() })
     }
 
@@ -177,6 +185,21 @@ impl Backend {
     /// What `fill` returned, or why the commit failed. Nothing was written then.
     pub fn write(&self, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), WriteError>) -> Result<(), WriteError> {
         let _one_at_a_time = self.writer.lock().expect("a writer panicked");
+        let written = self.commit(fill);
+        if matches!(written, Err(WriteError::Full(_))) {
+            self.mend().map_err(WriteError::Fault)?;
+        }
+        written?;
+        // Whoever hears that the batch is durable lets go of the WAL, so the file must not lose its name either. A process that was
+        // killed may have left a name behind that no sync has covered, so every process asks once.
+        if !self.named.load(Ordering::Relaxed) {
+            sync_parent(&self.path).map_err(WriteError::Fault)?;
+            self.named.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn commit(&self, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), WriteError>) -> Result<(), WriteError> {
         let generation = self.generation().map_err(WriteError::Fault)?;
         let txn = generation.borrow_owner().write_txn().map_err(|e| self.write_error("begin to write", e))?;
         let mut writer = Writer { txn, tree: generation.borrow_dependent(), backend: self, key: Vec::new(), value: Vec::new() };
@@ -184,12 +207,6 @@ impl Backend {
         let begun = Instant::now();
         writer.txn.commit().map_err(|e| self.write_error("write", e))?;
         metrics::BACKEND_COMMIT.observe(begun.elapsed());
-        // Whoever hears that the batch is durable lets go of the WAL, so the file must not lose its name either. A process that was
-        // killed may have left a name behind that no sync has covered, so every process asks once.
-        if !self.named.load(Ordering::Relaxed) {
-            sync_parent(&self.path).map_err(WriteError::Fault)?;
-            self.named.store(true, Ordering::Relaxed);
-        }
         Ok(())
     }
 
@@ -247,16 +264,29 @@ impl Backend {
 
     /// Readers wait from here to the end. If it fails, one of the two files stands whole under the name, with the same rows.
     fn swap_in(&self, copy: &Path) -> Result<(), Fault> {
+        self.open_again(|| {
+            let path = &self.path;
+            fs::rename(copy, path).map_err(|e| Fault::io("rename onto", path, &e))?;
+            sync_parent(path)
+        })
+    }
+
+    /// LMDB takes nothing more once its meta page could not be written (mdb.c, `MDB_FATAL_ERROR`), even if only room was missing. It
+    /// has put the old page back, so a new opening finds the last batch that was committed.
+    fn mend(&self) -> Result<(), Fault> {
+        if is_broken(&self.generation()?.borrow_owner().read_txn()) { self.open_again(|| Ok(())) } else { Ok(()) }
+    }
+
+    /// Closes the file, does `between`, and opens what is there then. Readers wait meanwhile.
+    fn open_again(&self, between: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
         let mut current = self.current.write().expect("a reader panicked");
         // Nobody can take a new reference while we hold the lock, and LMDB closes the file with the last one.
         let Some(old) = current.take() else { return Err(self.not_open()) };
         let closing = old.borrow_owner().clone().prepare_for_closing();
         drop(old);
         closing.wait();
-        let path = &self.path;
-        fs::rename(copy, path).map_err(|e| Fault::io("rename onto", path, &e))?;
-        sync_parent(path)?;
-        *current = Some(Arc::new(Generation::open(path, self.options)?));
+        between()?;
+        *current = Some(Arc::new(Generation::open(&self.path, self.options)?));
         Ok(())
     }
 
@@ -422,6 +452,11 @@ fn map_bytes(asked: u64) -> u64 {
 
 fn fault(path: &Path, doing: &str, error: &heed::Error) -> Fault {
     Fault::new(format!("cannot {doing} the checkpoint {}: {error}. {REMEDY}", path.display()))
+}
+
+/// Whether LMDB refuses everything since it failed to write a meta page.
+fn is_broken<T>(begun: &Result<T, heed::Error>) -> bool {
+    matches!(begun, Err(heed::Error::Mdb(MdbError::Panic)))
 }
 
 fn is_no_space(error: &io::Error) -> bool {

@@ -1,5 +1,6 @@
 //! A server's lives, one after the other, and what its clients know of them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use bramble::pb::etcdserverpb::{HashKvRequest, LeaseLeasesRequest};
@@ -41,7 +42,13 @@ impl Campaign {
             threads.push(scope.spawn(move || load::watch(&watching, from, progress)));
             threads.push(scope.spawn(move || load::read(&reading, &mut read)));
             threads.push(scope.spawn(move || load::maintain(&maintaining, &mut maintain, compacted, progress)));
-            let last = end(server, random, progress);
+            let last = catch_unwind(AssertUnwindSafe(|| end(server, random, progress))).unwrap_or_else(|failed| {
+                // The clients end with the server, and the scope with the clients.
+                if !server.has_ended() {
+                    server.kill();
+                }
+                resume_unwind(failed)
+            });
             let mut logs: Vec<Log> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
             logs.push(last);
             logs

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Disk, KINDS, LOAD, Operation, Plan, Trouble, WRITES, begin, count, mounted, server_on};
 use crate::crash::campaign::Campaign;
 use crate::crash::ledger::{Ledger, Log};
+use crate::support::Server;
 use crate::support::random::Random;
 use crate::support::wait::until;
 
@@ -39,6 +40,14 @@ fn until_cut(campaign: &mut Campaign, disk: &Disk, plan: Plan) {
     });
 }
 
+/// A start until the power goes, or until it has succeeded. Then the server is gone.
+fn start(server: &mut Server, disk: &Disk) {
+    server.spawn();
+    until("the start or the cut", || (disk.has_happened() || server.has_ended() || server.answers()).then_some(()));
+    assert!(disk.has_happened() || !server.has_ended(), "the server refuses to start after a power cut");
+    server.kill();
+}
+
 fn power_cuts(count: u64, random: &mut Random) {
     let Some((disk, mut mounted, mut campaign)) = begin(random) else { return };
     let mut met = BTreeMap::<String, u64>::new();
@@ -55,9 +64,7 @@ fn power_cuts(count: u64, random: &mut Random) {
             }
             // Once more, while it is starting.
             disk.plan(Plan { trouble: Trouble::PowerCut, operation: None, kind: None, after: random.below(16) });
-            campaign.server.spawn();
-            until("the start or its end", || (disk.has_happened() || campaign.server.answers()).then_some(()));
-            campaign.server.kill();
+            start(&mut campaign.server, &disk);
         }
         campaign.restart();
     }
@@ -82,15 +89,11 @@ fn first_start(operation: Operation, after: u64, random: &mut Random) -> bool {
     let Some((disk, mut mounted)) = mounted(random.next()) else { return false };
     let mut server = server_on(&mounted);
     disk.plan(Plan { trouble: Trouble::PowerCut, operation: Some(operation), kind: None, after });
-    server.spawn();
-    until("the start or its end", || (disk.has_happened() || server.answers()).then_some(()));
-    server.kill();
+    start(&mut server, &disk);
     let was_cut = disk.call_off().is_some();
     mounted.again(Disk::lose_power);
     disk.plan(Plan { trouble: Trouble::PowerCut, operation: Some(operation), kind: None, after: random.below(20) });
-    server.spawn();
-    until("the start or its end", || (disk.has_happened() || server.answers()).then_some(()));
-    server.kill();
+    start(&mut server, &disk);
     disk.call_off();
     mounted.again(Disk::lose_power);
     server.restart();

@@ -2,11 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Disk, KINDS, LOAD, Mounted, Operation, Plan, Trouble, WRITES, begin, count};
+use bramble::pb::etcdserverpb::DefragmentRequest;
+
+use super::{Disk, KINDS, Kind, LOAD, Mounted, Operation, Plan, Trouble, WRITES, begin, count};
 use crate::crash::campaign::Campaign;
 use crate::crash::ledger::Log;
 use crate::support::Server;
 use crate::support::random::Random;
+use crate::support::requests::{everything, put};
 use crate::support::wait::until;
 
 /// The load until the trouble comes, or until enough was written; then `after`, if it came; and then the server is gone.
@@ -25,7 +28,7 @@ fn until_trouble(campaign: &mut Campaign, disk: &Disk, plan: Plan, after: impl F
     });
 }
 
-fn random_kind(random: &mut Random) -> Option<super::Kind> {
+fn random_kind(random: &mut Random) -> Option<Kind> {
     (random.below(4) > 0).then(|| KINDS[random.below(KINDS.len() as u64) as usize])
 }
 
@@ -69,6 +72,26 @@ fn a_failed_sync_ends_the_server_and_loses_nothing() {
 #[ignore = "many failures; make power-cut"]
 fn many_failed_syncs_lose_nothing() {
     failed_syncs(count(300) / 3, &mut Random::from_env());
+}
+
+/// Where every write needs new room, as on a copy-on-write file system, LMDB's meta pages may find none either.
+#[test]
+fn a_checkpoint_may_find_the_disk_full_at_each_of_its_writes() {
+    let Some((disk, _mounted, mut campaign)) = begin(&mut Random::from_seed(1)) else { return };
+    let client = campaign.server.client();
+    for after in 0..2 {
+        let (operation, kind) = (Some(Operation::Write), Some(Kind::Checkpoint));
+        // Refused for as long as the last one is not known to have room again.
+        until("a put", || client.try_call(&put("k", format!("{after}"))).ok());
+        disk.plan(Plan { trouble: Trouble::NoSpace(0), operation, kind, after });
+        // Wants a checkpoint, and is told if that finds no room.
+        let _ = client.try_call(&DefragmentRequest {});
+        assert!(disk.call_off().is_some(), "a checkpoint of one row has more than {after} writes");
+        assert!(!campaign.server.has_ended(), "a full disk has ended the server");
+        let found = client.call(&everything());
+        assert_eq!((found.count, found.kvs[0].value.clone()), (1, format!("{after}").into()));
+    }
+    until("a checkpoint after there is room again", || client.try_call(&DefragmentRequest {}).ok());
 }
 
 fn failed_writes(count: u64, random: &mut Random) {
