@@ -106,6 +106,10 @@ struct State {
     capacity: Option<u64>,
     refuses_writes: bool,
     changes_left: Option<u64>,
+    /// Changes until one fails.
+    sound_left: Option<u64>,
+    /// Changes until the disk is full, and writes that are refused then.
+    room_left: Option<(u64, u64)>,
     syncs_left: Option<u64>,
     crashed: bool,
     /// Open files of an earlier life answer with an error.
@@ -220,6 +224,16 @@ impl State {
     fn change(&mut self) -> io::Result<bool> {
         self.alive()?;
         self.counts.changes += 1;
+        if let Some(left) = &mut self.sound_left {
+            if *left == 0 {
+                self.sound_left = None;
+                return Err(io::Error::other("a sector cannot be written"));
+            }
+            *left -= 1;
+        }
+        if let Some((left, _)) = &mut self.room_left {
+            *left = left.saturating_sub(1);
+        }
         if let Some(left) = &mut self.changes_left {
             self.crashed = *left == 0;
             *left = left.saturating_sub(1);
@@ -268,6 +282,8 @@ impl SimDisk {
             capacity: None,
             refuses_writes: false,
             changes_left: None,
+            sound_left: None,
+            room_left: None,
             syncs_left: None,
             crashed: false,
             life: 0,
@@ -299,6 +315,16 @@ impl SimDisk {
     /// While set, every write finds the disk full, as on a copy-on-write file system without a free block.
     pub fn set_refuses_writes(&self, refuses: bool) {
         self.state().refuses_writes = refuses;
+    }
+
+    /// The change that comes after `changes` more fails and is not done. Later ones are.
+    pub fn fail_change_after(&self, changes: u64) {
+        self.state().sound_left = Some(changes);
+    }
+
+    /// After `changes` more, the disk finds no room for so many writes.
+    pub fn fill_up_after(&self, changes: u64, writes: u64) {
+        self.state().room_left = Some((changes + 1, writes));
     }
 
     /// The machine goes down with the change that comes after `changes` more: that one may be done, in part or not at all.
@@ -395,7 +421,20 @@ impl State {
         self.life += 1;
         self.crashed = false;
         self.changes_left = None;
+        self.sound_left = None;
+        self.room_left = None;
         self.syncs_left = None;
+    }
+
+    /// Counts a write to the full disk. False if it has room.
+    fn has_filled_up(&mut self) -> bool {
+        match &mut self.room_left {
+            Some((0, refusals @ 1..)) => {
+                *refusals -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Counts a sync. False if it fails.
@@ -519,7 +558,7 @@ impl File for SimFile {
         let at = usize::try_from(offset).map_err(io::Error::other)?;
         let growth = (at + buf.len()).saturating_sub(state.files[self.file].live.len());
         let full = state.capacity.is_some_and(|capacity| state.used() + growth as u64 > capacity);
-        if state.refuses_writes || (full && growth > 0) {
+        if state.has_filled_up() || state.refuses_writes || (full && growth > 0) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let content = &mut state.files[self.file];

@@ -2,6 +2,7 @@
 
 mod crash;
 mod disk;
+mod each_io;
 mod order;
 mod rig;
 
