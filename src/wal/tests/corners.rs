@@ -44,3 +44,29 @@ fn an_append_says_what_it_has_written_and_names_the_segment_it_went_to() {
     let AppendError::Fault(fault) = wal.append(None, &[entry(1, 5, 1)]).unwrap_err() else { panic!("a failed sync is a fault") };
     assert!(fault.to_string().contains("0000000000000004.wal"), "{fault}");
 }
+
+/// An entry whose frame takes so many sectors.
+fn sectors(index: u64, count: usize) -> Entry {
+    entry(1, index, count * SECTOR - 24 - 21)
+}
+
+#[test]
+fn an_append_waits_for_a_file_under_way_only_if_it_needs_one_and_has_none() {
+    let (host, _) = sim::host(1);
+    let mut wal = create(&host, SMALL);
+    wal.append(None, &[sectors(1, 4)]).unwrap();
+    let awaits = |wal: &Wal, count| wal.awaits_chore(None, &[sectors(9, count)]);
+    assert!(!awaits(&wal, 6), "nothing is under way");
+    let preparing = wal.next_chore().unwrap();
+    assert!(!awaits(&wal, 2), "it has room here");
+    assert!(awaits(&wal, 3));
+    wal.finish_chore(preparing.run()).unwrap();
+    assert!(!awaits(&wal, 3));
+    wal.append(None, &[sectors(2, 6)]).unwrap();
+    tend(&mut wal);
+    wal.release(Index(1));
+    let recycling = wal.next_chore().unwrap();
+    assert!(!awaits(&wal, 6), "a spare is there");
+    assert!(awaits(&wal, 7), "but with header and seal it would not fit");
+    wal.finish_chore(recycling.run()).unwrap();
+}
