@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -58,6 +58,12 @@ power-cut: toolchain
 GUARD ?=
 guards: toolchain oracle
 	GUARD="$(GUARD)" $(CARGO) test --locked --test tests -- --ignored --nocapture guards::
+
+# Every small change that cargo-mutants can think of in these rooms, and whether a test notices. Hours; tests/mutants/README.md judges
+# those that survive.
+ROOMS ?= lease wal mvcc
+mutants: toolchain
+	tests/mutants/run.sh $(ROOMS)
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle

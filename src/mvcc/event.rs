@@ -75,10 +75,4 @@ pub trait History: Send + Sync {
     fn prev_is_at_hand(&self, event: &Event) -> bool {
         event.prev.revision.is_none() || event.prev.row.get().is_some()
     }
-
-    /// The store's current main revision.
-    fn current(&self) -> i64;
-
-    /// The compacted main revision; -1 or 0 before the first compaction.
-    fn compacted(&self) -> i64;
 }

@@ -113,7 +113,7 @@ impl Hasher {
 
     fn add(&mut self, state: &State, revision: Revision, head: &RowHead<'_>, row: &[u8]) {
         let tombstone = head.is_tombstone();
-        if revision.main > self.upto || !self.counts(state.index.get(head.key), revision, tombstone) {
+        if revision.main > self.upto || !self.counts(state.index.get(head.key), revision) {
             return;
         }
         let mut key = [0; 18];
@@ -125,13 +125,11 @@ impl Hasher {
         self.hash = crc32c_append(crc32c_append(self.hash, key), row);
     }
 
-    /// Whether a row is part of the history that every member has, however far its scrubbing has come.
-    fn counts(&self, index: Option<&KeyIndex>, revision: Revision, tombstone: bool) -> bool {
+    /// Whether a row is part of the history that every member has, however far its scrubbing has come. At or below the compacted
+    /// revision those are what a read sees, and no read sees a deletion.
+    fn counts(&self, index: Option<&KeyIndex>, revision: Revision) -> bool {
         if revision.main > self.compacted {
             return true;
-        }
-        if tombstone && revision.main == self.compacted {
-            return false;
         }
         let seen_at = if self.keep_all { self.compacted } else { self.upto };
         index.is_some_and(|index| index.at(seen_at) == Some(revision))

@@ -106,14 +106,6 @@ impl History for Store {
         };
         Ok(event.prev.row.get_or_init(|| row).clone())
     }
-
-    fn current(&self) -> i64 {
-        self.state().current
-    }
-
-    fn compacted(&self) -> i64 {
-        self.state().compacted
-    }
 }
 
 fn finish(state: &State, page: Page<'_>, next: i64, current: i64) -> HistoryPage {

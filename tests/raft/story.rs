@@ -18,6 +18,7 @@ impl Story for Raft {
         let id = || words[1].parse().expect("a member");
         let number = |at: usize| words[at].parse::<u64>().expect("a number");
         match words[0] {
+            "max-append" => self.0.max_append_bytes = number(1) as usize,
             "cluster" => self.form(number(1)),
             "node" => self.0.add(id(), parse_disk(&words[2..])),
             "tick" => (0..words.get(2).map_or(1, |_| number(2))).for_each(|_| self.0.step(id(), Event::Tick)),

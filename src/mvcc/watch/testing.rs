@@ -135,6 +135,16 @@ impl FakeHistory {
         hub.publish(&events, self.current());
     }
 
+    /// The newest main revision.
+    pub(crate) fn current(&self) -> i64 {
+        self.0.lock().unwrap().current
+    }
+
+    /// The compacted main revision; 0 before the first compaction.
+    pub(crate) fn compacted(&self) -> i64 {
+        self.0.lock().unwrap().compacted
+    }
+
     /// Every event there was, compacted or not.
     pub(crate) fn all(&self) -> Vec<Arc<Event>> {
         self.0.lock().unwrap().events.clone()
@@ -175,13 +185,5 @@ impl History for FakeHistory {
         let is_kept = event.revision.main > state.compacted;
         let row = state.prev_rows.get(&event.revision).filter(|_| is_kept).cloned();
         Ok(event.prev.row.get_or_init(|| row).clone())
-    }
-
-    fn current(&self) -> i64 {
-        self.0.lock().unwrap().current
-    }
-
-    fn compacted(&self) -> i64 {
-        self.0.lock().unwrap().compacted
     }
 }

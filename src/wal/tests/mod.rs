@@ -1,5 +1,6 @@
 //! What the log promises, as claims.
 
+mod corners;
 mod damage;
 mod model;
 mod thread;
