@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod differential;
 mod kube;
+mod kube_shaped;
 mod lease;
 mod limits;
 mod raft;
