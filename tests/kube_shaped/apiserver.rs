@@ -159,9 +159,11 @@ impl<'a> Apiserver<'a> {
         let mut random = self.run.random("paged lists");
         self.run.every(self.run.period(5.0), &mut random, |random| {
             let path = ["pods", "events", "configmaps", "clusterroles", "leases"][random.below(5) as usize];
-            let limit = [1 + random.below(20) as i64, 100, 500][random.below(3) as usize];
-            let pause = self.run.period(0.002 * random.below(500) as f64);
             let cache = self.cache(path);
+            // Where the limit meets the count, `more` changes.
+            let all = cache.len() as i64;
+            let limit = [1 + random.below(20) as i64, 500, all, all - 1, all / 2][random.below(5) as usize].max(1);
+            let pause = self.run.period(0.002 * random.below(500) as f64);
             let _ = cache.store.pages(&Span::prefix(cache.prefix.clone()), limit, 0, pause);
         });
     }

@@ -86,6 +86,11 @@ impl Watching {
         })
     }
 
+    /// Nobody waits for progress any more.
+    pub fn forget_progress(&mut self) {
+        self.asked = None;
+    }
+
     /// Asks for progress.
     pub fn ask_progress(&mut self) -> Result<(), End> {
         if self.asked.is_some_and(|asked| asked.elapsed() < PROGRESS) {
@@ -136,6 +141,11 @@ impl<'a> WatchCache<'a> {
 
     fn follower(&self) -> MutexGuard<'_, Follower> {
         self.follower.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Objects that it holds.
+    pub fn len(&self) -> usize {
+        self.follower().cache().len()
     }
 
     fn span(&self) -> Span {

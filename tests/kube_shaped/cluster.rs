@@ -212,6 +212,19 @@ impl<'a> Cluster<'a> {
         self.run.figures.count("event storms");
     }
 
+    /// A Helm release: the largest objects that there are, replaced all at once.
+    pub fn release(&self, random: &mut Random) {
+        let secrets = Resource::named("secrets");
+        let store = &self.api.cache(secrets.path).store;
+        let keys: Vec<Bytes> = (0..8).map(|n| secrets.key_in(NAMESPACE, &format!("sh.helm.release.v1.web.v{n}"))).collect();
+        let written: Vec<i64> =
+            keys.iter().map(|key| self.api.put(store, key, 0, 100_000 + random.below(700_000) as usize, 0, random)).collect();
+        for (key, modified) in keys.iter().zip(written) {
+            self.api.delete_object(secrets, key, modified);
+        }
+        self.run.figures.count("releases");
+    }
+
     /// An event of an object, on the events' lease; one in five is counted up afterwards.
     fn record(&self, object: &str, reason: &str, random: &mut Random) {
         let events = Resource::named("events");

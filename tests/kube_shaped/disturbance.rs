@@ -9,17 +9,18 @@ use super::follower::{Cache, Follower};
 use super::history::Span;
 use super::run::Run;
 use super::store::Store;
-use crate::support::Client;
 use crate::support::random::Random;
+use crate::support::{Client, Code, Status};
 
 /// One burst after the other.
 pub fn bursts(run: &Run, api: &Apiserver, cluster: &Cluster) {
     let mut turn = 0;
     run.every(run.settings.burst, &mut run.random("bursts"), |random| {
-        match turn % 4 {
-            0 => relist(api, random),
-            1 => cluster.drain(random.below(run.settings.nodes as u64) as usize, random),
-            2 => cluster.storm(300 + random.below(900) as usize, random),
+        match turn % 5 {
+            0 => cluster.release(random),
+            1 => relist(api, random),
+            2 => cluster.drain(random.below(run.settings.nodes as u64) as usize, random),
+            3 => cluster.storm(300 + random.below(900) as usize, random),
             _ => run.restart_apiserver(),
         }
         turn += 1;
@@ -42,6 +43,9 @@ fn relist(api: &Apiserver, random: &mut Random) {
     });
 }
 
+/// What a client may miss before it reads again, in bytes: up to more than a server holds for it, socket buffers included.
+const MISSED: u64 = 8 << 20;
+
 /// A watch of everything whose client does not read for a while, behind a small window, and then takes all that it has missed.
 pub fn lag(run: &Run) {
     let store = Store::new(run);
@@ -57,9 +61,15 @@ pub fn lag(run: &Run) {
 }
 
 fn lag_once(run: &Run, follower: &mut Follower, random: &mut Random) -> Result<(), End> {
-    let Ok(client) = Client::connect_with_window(&run.target, 65_535) else { return Ok(()) };
+    let client = Client::connect_with_window(&run.target, 65_535)
+        .map_err(|error| End::Lost(Status::new(Code::Unavailable, error.to_string())))?;
     let mut watching = Watching::open(&client, follower, random.below(2) == 0)?;
-    while run.loads_for(run.settings.burst.mul_f64(random.below(1_000) as f64 / 1e3)) {
+    loop {
+        let enough = run.written() + random.below(MISSED);
+        while run.written() < enough && run.loads_for(Duration::from_millis(50)) {}
+        if !run.loads() {
+            break;
+        }
         let present = run.model.floor();
         hear_until(run, &mut watching, follower, present)?;
         run.figures.count("lags caught up with");
@@ -117,6 +127,7 @@ fn hear_until(run: &Run, watching: &mut Watching, follower: &mut Follower, revis
             None => watching.ask_progress()?,
         }
     }
+    watching.forget_progress();
     Ok(())
 }
 

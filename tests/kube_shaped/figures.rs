@@ -67,6 +67,8 @@ impl Figures {
 #[derive(Clone, Copy, Default)]
 pub struct Usage {
     resident: u64,
+    /// The part of it that is no file's.
+    own: u64,
     peak: u64,
     cpu_ticks: u64,
     written: u64,
@@ -87,6 +89,7 @@ impl Usage {
         };
         Usage {
             resident: number_after(&status, "VmRSS:") * 1024,
+            own: number_after(&status, "RssAnon:") * 1024,
             peak: number_after(&status, "VmHWM:") * 1024,
             cpu_ticks: times[11].parse::<u64>().unwrap() + times[12].parse::<u64>().unwrap(),
             written: number_after(&io, "\nwrite_bytes:"),
@@ -99,6 +102,7 @@ impl Usage {
     pub fn then(self, later: Usage) -> Usage {
         Usage {
             resident: later.resident,
+            own: later.own,
             peak: self.peak.max(later.peak),
             cpu_ticks: self.cpu_ticks + later.cpu_ticks,
             written: self.written + later.written,
@@ -110,8 +114,9 @@ impl Usage {
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
         let cpu = self.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
         format!(
-            "RSS {:.1} MB, peak {:.1} MB, {cpu:.1} s of CPU ({:.1} % of a core), {:.1} MB written ({:.1} kB/s), {} syncs of WAL and database ({:.1}/s)",
+            "RSS {:.1} MB ({:.1} MB its own), peak {:.1} MB, {cpu:.1} s of CPU ({:.1} % of a core), {:.1} MB written ({:.1} kB/s), {} syncs of WAL and database ({:.1}/s)",
             megabytes(self.resident),
+            megabytes(self.own),
             megabytes(self.peak),
             100.0 * cpu / seconds,
             megabytes(self.written),

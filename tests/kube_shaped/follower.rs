@@ -70,6 +70,7 @@ impl Follower {
         let revision = reply.revision();
         self.pieces.extend(reply.events);
         if reply.fragment {
+            figures.count("pieces of answers");
             return;
         }
         let events = std::mem::take(&mut self.pieces);

@@ -58,6 +58,7 @@ pub struct Run {
     /// Everybody but the watch of everything has ended.
     closed: AtomicBool,
     values: AtomicU64,
+    written: AtomicU64,
     grants_lost: AtomicU64,
     filler: Bytes,
 }
@@ -83,6 +84,7 @@ impl Run {
             last: AtomicI64::new(0),
             closed: AtomicBool::new(false),
             values: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             grants_lost: AtomicU64::new(0),
             filler: filler.into(),
         }
@@ -170,11 +172,17 @@ impl Run {
     /// A value of about this size that is stored once in the run.
     pub fn value(&self, size: usize, random: &mut Random) -> Bytes {
         let number = self.values.fetch_add(1, Ordering::Relaxed);
+        self.written.fetch_add(size as u64, Ordering::Relaxed);
         let size = size - size / 8 + random.below(size as u64 / 4 + 1) as usize;
         let from = random.below((FILLER - size.min(FILLER - 1)) as u64) as usize;
         let mut value = format!("k8s\0{number:012}").into_bytes();
         value.extend_from_slice(&self.filler[from..(from + size).min(FILLER)]);
         value.into()
+    }
+
+    /// Bytes of all values so far, about.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// A call has not been answered because the server has gone: that is right only while it is being restarted.
