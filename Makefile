@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -20,6 +20,13 @@ test: toolchain check oracle
 # Kubernetes' own control plane on it (about ten minutes, and ten more to build Kubernetes the first time).
 test-kube: toolchain oracle-kube
 	$(CARGO) test --locked --test tests -- --ignored --exact --nocapture kube::kubernetes_cannot_tell_it_from_etcd
+
+# Kubernetes' load with every answer checked, on the release binary, or on another by AT=; prints what it measures.
+# RATE: times Kubernetes' own; RESTARTS: how often the server is ended; NODES, PODS (on each).
+kube-shaped: release oracle
+	BRAMBLE_BIN=$(abspath $(or $(AT),$(RELEASE))) SEED=$(SEED) $(if $(MINUTES),MINUTES=$(MINUTES)) $(if $(RATE),RATE=$(RATE)) \
+		$(if $(RESTARTS),RESTARTS=$(RESTARTS)) $(if $(NODES),NODES=$(NODES)) $(if $(PODS),PODS=$(PODS)) \
+		$(CARGO) test --locked --test tests -- --ignored --nocapture kube_shaped::many
 
 check: toolchain fmt clippy doc
 

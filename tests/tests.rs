@@ -6,6 +6,7 @@ mod crash;
 mod differential;
 mod guards;
 mod kube;
+mod kube_shaped;
 mod lease;
 mod limits;
 mod power_cut;

@@ -303,7 +303,7 @@ impl<'a> Writer<'a> {
         }
         let Some(stream) = &mut self.renewals else { return false };
         let asked = Instant::now();
-        if !stream.try_send(&LeaseKeepAliveRequest { id }) {
+        if stream.try_send(&LeaseKeepAliveRequest { id }).is_err() {
             return false;
         }
         match stream.try_recv() {

@@ -274,8 +274,7 @@ impl Client {
         self.try_open(path, fields).unwrap_or_else(|status| panic!("{path}: {status:?}"))
     }
 
-    /// The same, of a server that may be gone.
-    #[track_caller]
+    /// The same where the connection may be gone.
     pub fn try_open<Q: Message, A: Message + Default>(
         &self,
         path: &str,
@@ -403,12 +402,12 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
     /// Sends a message.
     #[track_caller]
     pub fn send(&mut self, message: &Q) {
-        assert!(self.try_send(message), "the stream is open");
+        self.try_send(message).expect("the stream is open");
     }
 
-    /// Sends a message; false if the stream has ended.
-    pub fn try_send(&mut self, message: &Q) -> bool {
-        self.send.send_data(frame(false, &message.encode_to_vec()), false).is_ok()
+    /// The same where the stream may have ended.
+    pub fn try_send(&mut self, message: &Q) -> Result<(), Status> {
+        self.send.send_data(frame(false, &message.encode_to_vec()), false).map_err(Status::transport)
     }
 
     /// Ends the sending half.
