@@ -368,7 +368,7 @@ pub fn watch(client: &Client, from: i64, progress: &Progress) -> Log {
     let create = WatchCreateRequest { key: all.key, range_end: all.range_end, start_revision: from, ..Default::default() };
     let create = WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(create)) };
     let Ok(mut stream) = client.try_open::<WatchRequest, WatchResponse>(WATCH, &[]) else { return log };
-    if !stream.try_send(&create) {
+    if stream.try_send(&create).is_err() {
         return log;
     }
     while let Ok(reply) = stream.try_recv() {
