@@ -213,7 +213,15 @@ mod tests {
         assert_eq!(Name::parse("00000000000000ff.wal"), Some(Name::Segment(255)));
         assert_eq!(Name::parse("00000000000000ff.spare"), Some(Name::Spare(255)));
         assert_eq!(Name::parse("00000000000000ff.tmp"), Some(Name::Unfinished(255)));
-        for other in ["ff.wal", "00000000000000FF.wal", "ffffffffffffffff.spare", "ffffffffffffffff.wal", "00000000000000ff.wal.bak", "lost+found", "+0000000000000ff.wal"] {
+        for other in [
+            "ff.wal",
+            "00000000000000FF.wal",
+            "ffffffffffffffff.spare",
+            "ffffffffffffffff.wal",
+            "00000000000000ff.wal.bak",
+            "lost+found",
+            "+0000000000000ff.wal",
+        ] {
             assert_eq!(Name::parse(other), None, "{other}");
         }
         assert_eq!(Name::Segment(255).path(Path::new("w")), Path::new("w/00000000000000ff.wal"));
