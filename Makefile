@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fuzz fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -71,6 +71,17 @@ guards: toolchain oracle
 ROOMS ?= lease wal mvcc
 mutants: toolchain
 	tests/mutants/run.sh $(ROOMS)
+
+# Hostile bytes, guided by coverage, for SECONDS at one TARGET (their names: tests/fuzz/targets/mod.rs). It goes on from what it has
+# found interesting before, in CORPUS, and leaves an input that breaks something in FOUND.
+TARGET ?= http2
+SECONDS ?= 60
+CORPUS ?= fuzz/corpus/$(TARGET)
+FOUND ?= fuzz/found/$(TARGET)
+fuzz: toolchain
+	mkdir -p $(CORPUS) $(FOUND)
+	TARGET=$(TARGET) $$(fuzz/build.sh) -max_total_time=$(SECONDS) -timeout=30 -rss_limit_mb=1024 -max_len=4096 \
+		-artifact_prefix=$(FOUND)/ $(CORPUS) tests/fuzz/corpus/$(TARGET)
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle

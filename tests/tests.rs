@@ -4,6 +4,7 @@ mod api;
 mod cli;
 mod crash;
 mod differential;
+mod fuzz;
 mod guards;
 mod kube;
 mod kube_shaped;

@@ -284,7 +284,7 @@ impl Incoming {
 
     async fn next(&mut self) -> Result<Option<Bytes>, End> {
         loop {
-            if let Some(message) = self.reader.next()? {
+            if let Some(message) = self.reader.next_message()? {
                 return Ok(Some(message));
             }
             match poll_fn(|cx| self.body.poll_data(cx)).await {

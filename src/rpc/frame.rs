@@ -70,7 +70,7 @@ impl Reader {
     }
 
     /// The next whole message. None: more bytes are needed.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             match &mut self.part {
                 Part::Prefix { bytes, have } => {
@@ -249,7 +249,7 @@ mod tests {
             let mut rest = bytes.clone();
             while !rest.is_empty() {
                 reader.push(rest.split_to(step.min(rest.len())));
-                while let Some(message) = reader.next().unwrap() {
+                while let Some(message) = reader.next_message().unwrap() {
                     read.push(message.to_vec());
                 }
             }
@@ -262,7 +262,7 @@ mod tests {
         for (bytes, well) in [(&[][..], true), (&[0], false), (&[0, 0, 0, 0, 1], false), (&[0, 0, 0, 0, 1, 7], true)] {
             let mut reader = Reader::new(10, Encoding::Identity);
             reader.push(Bytes::copy_from_slice(bytes));
-            while reader.next().unwrap().is_some() {}
+            while reader.next_message().unwrap().is_some() {}
             assert_eq!(reader.is_between_messages(), well, "{bytes:?}");
         }
     }

@@ -26,7 +26,7 @@ mod check;
 mod cluster;
 mod encode;
 pub mod endpoints;
-mod frame;
+pub mod frame;
 pub mod front;
 pub mod grpc;
 mod health;
