@@ -123,7 +123,8 @@ impl Raft {
             "timeout" => Body::TimeoutNow,
             unknown => panic!("no message {unknown}"),
         };
-        let message = Message { from: MemberId(number("from")), to: MemberId(id), term: Term(number("term")), body };
+        let to = if field("to").is_some() { number("to") } else { id };
+        let message = Message { from: MemberId(number("from")), to: MemberId(to), term: Term(number("term")), body };
         self.0.step(id, Event::Recv(message));
     }
 
