@@ -1,6 +1,7 @@
 //! The whole server behind its handle, without sockets: here on the real disk, in the modules on a simulated one.
 
 mod crash;
+mod damaged_wal;
 mod disk;
 mod each_io;
 mod order;

@@ -1,6 +1,7 @@
 //! The binary as its operators meet it: where it listens, whom it lets in, what it reads, what it says, and how it ends.
 
 mod config;
+mod damage;
 mod life;
 mod listeners;
 mod starts;
