@@ -194,7 +194,7 @@ impl Run {
         assert!(self.settings.restarts > 0, "{what}: {why:?}, but the server was not restarted");
         self.figures.count("calls without an answer");
         self.model.end_if_failed();
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(50));
     }
 
     /// A grant was not answered: there may be a lease that nobody knows.
