@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff linear fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -41,6 +41,11 @@ SEED ?= 1
 N ?= 50000
 diff: toolchain oracle
 	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture differential::many
+
+# Clients and watches over kills, their answers judged: N rounds of some thirty starts of the server, the first determined by SEED.
+linear: N = 5
+linear: toolchain
+	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture linearizable::
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle

@@ -7,6 +7,7 @@ mod differential;
 mod kube;
 mod lease;
 mod limits;
+mod linearizable;
 mod raft;
 mod script;
 mod seed;

@@ -271,8 +271,17 @@ impl Client {
     /// Opens a stream in both directions.
     #[track_caller]
     pub fn open<Q: Message, A: Message + Default>(&self, path: &str, fields: &[(&str, &str)]) -> Stream<Q, A> {
-        let (send, response) = block_on(path, self.request(path, fields)).unwrap_or_else(|status| panic!("{path}: {status:?}"));
-        Stream { send, answer: Answer::Waiting(response), path: path.to_owned(), words: PhantomData }
+        self.try_open(path, fields).unwrap_or_else(|status| panic!("{path}: {status:?}"))
+    }
+
+    /// The same, where the connection may be gone.
+    pub fn try_open<Q: Message, A: Message + Default>(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<Stream<Q, A>, Status> {
+        let (send, response) = block_on(path, self.request(path, fields))?;
+        Ok(Stream { send, answer: Answer::Waiting(response), path: path.to_owned(), words: PhantomData })
     }
 
     async fn request(&self, path: &str, fields: &[(&str, &str)]) -> Result<(SendStream<Bytes>, ResponseFuture), Status> {
@@ -387,7 +396,17 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
     /// Sends a message.
     #[track_caller]
     pub fn send(&mut self, message: &Q) {
-        self.send.send_data(frame(false, &message.encode_to_vec()), false).expect("the stream is open");
+        assert!(self.try_send(message), "{} is not open any more", self.path);
+    }
+
+    /// Sends a message; false: the call has ended.
+    pub fn try_send(&mut self, message: &Q) -> bool {
+        self.send.send_data(frame(false, &message.encode_to_vec()), false).is_ok()
+    }
+
+    /// Sends the last message; false: the call has ended.
+    pub fn try_send_last(&mut self, message: &Q) -> bool {
+        self.send.send_data(frame(false, &message.encode_to_vec()), true).is_ok()
     }
 
     /// Ends the sending half.
