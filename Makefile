@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fuzz fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fuzz linear fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -82,6 +82,11 @@ fuzz: toolchain
 	mkdir -p $(CORPUS) $(FOUND)
 	TARGET=$(TARGET) $$(fuzz/build.sh) -max_total_time=$(SECONDS) -timeout=30 -rss_limit_mb=1024 -max_len=4096 \
 		-artifact_prefix=$(FOUND)/ $(CORPUS) tests/fuzz/corpus/$(TARGET)
+
+# Clients and watches over kills, their answers judged: N rounds of some thirty starts of the server, the first determined by SEED.
+linear: N = 5
+linear: toolchain
+	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture linearizable::
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle

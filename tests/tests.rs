@@ -10,6 +10,7 @@ mod kube;
 mod kube_shaped;
 mod lease;
 mod limits;
+mod linearizable;
 mod power_cut;
 mod raft;
 mod script;

@@ -410,6 +410,11 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
         self.send.send_data(frame(false, &message.encode_to_vec()), false).map_err(Status::transport)
     }
 
+    /// Sends the last message of a stream that may have ended.
+    pub fn try_send_last(&mut self, message: &Q) -> Result<(), Status> {
+        self.send.send_data(frame(false, &message.encode_to_vec()), true).map_err(Status::transport)
+    }
+
     /// Ends the sending half.
     pub fn close_send(&mut self) {
         self.send.send_data(Bytes::new(), true).expect("the stream is open");
