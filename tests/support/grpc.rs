@@ -238,7 +238,8 @@ impl Client {
     pub fn raw(&self, path: &str, fields: &[(&str, &str)], body: Bytes) -> Result<Reply, Status> {
         block_on(path, async {
             let (mut send, response) = self.request(path, fields).await?;
-            send.send_data(body, true).map_err(Status::transport)?;
+            // A server may have refused it by its header fields alone; then the answer says so.
+            let _ = send.send_data(body, true);
             Answer::Waiting(response).collect().await
         })
     }
@@ -388,6 +389,11 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
     #[track_caller]
     pub fn send(&mut self, message: &Q) {
         self.send.send_data(frame(false, &message.encode_to_vec()), false).expect("the stream is open");
+    }
+
+    /// Sends bytes as they are. If the call has ended, its answer says so.
+    pub fn send_bytes(&mut self, bytes: Bytes) {
+        let _ = self.send.send_data(bytes, false);
     }
 
     /// Ends the sending half.
