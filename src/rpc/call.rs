@@ -99,7 +99,7 @@ pub async fn unary(shared: &Shared, begun: Begun) {
     let mut alarm = call.deadline.map(|at| shared.alarms.alarm(at, id));
     let mut tally = Tally::new(shared, method);
     // The request counts as held until the reply is made: it lives as long.
-    let mut incoming = Incoming::new(shared, encoding, body);
+    let mut incoming = Incoming::new(shared, encoding, body, Code::Unknown);
     let outcome = {
         let mut work = pin!(async {
             let message = incoming.next().await?.ok_or(Status::new(Code::Unknown, "EOF"))?;
@@ -192,7 +192,8 @@ pub async fn stream(shared: Arc<Shared>, begun: Begun) {
     let mut tally = Tally::new(&shared, method);
     tally.start();
     let late = call.deadline.map(|at| shared.timers.sleep(at.saturating_sub(shared.timers.now())));
-    let requests = Requests { incoming: Incoming::new(&shared, encoding, body), services: shared.services.clone(), method };
+    let incoming = Incoming::new(&shared, encoding, body, Code::Internal);
+    let requests = Requests { incoming, services: shared.services.clone(), method };
     let outlet = Arc::new(Outlet::default());
     let _abandoned_at_the_end = Abandon(&outlet);
     let replies = outlet.replies(shared.services.clone(), method);
@@ -274,12 +275,15 @@ struct Incoming {
     body: RecvStream,
     reader: Reader,
     held: Ticket,
+    /// What a message is refused with that its client does not send to the end. gRPC's Go library has one code for unary calls and
+    /// another for streams.
+    cut_short: Code,
 }
 
 impl Incoming {
-    fn new(shared: &Shared, encoding: Encoding, body: RecvStream) -> Incoming {
+    fn new(shared: &Shared, encoding: Encoding, body: RecvStream, cut_short: Code) -> Incoming {
         let reader = Reader::new(shared.message_limit, encoding);
-        Incoming { body, reader, held: shared.requests.ticket(0) }
+        Incoming { body, reader, held: shared.requests.ticket(0), cut_short }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, End> {
@@ -290,8 +294,8 @@ impl Incoming {
             match poll_fn(|cx| self.body.poll_data(cx)).await {
                 Some(Ok(bytes)) => self.take(bytes)?,
                 Some(Err(_)) => return Err(End::Gone),
-                None if self.reader.is_between_messages() => return Ok(None),
-                None => return Err(Status::new(Code::Internal, "unexpected EOF").into()),
+                None if self.reader.may_end() => return Ok(None),
+                None => return Err(Status::new(self.cut_short, "unexpected EOF").into()),
             }
         }
     }

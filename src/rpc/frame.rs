@@ -2,7 +2,7 @@
 //! messages. Always: a message over the limit is refused by its prefix, before a byte of it is kept, and a compressed one
 //! is inflated no further than the limit.
 
-use std::io::{IoSlice, Read};
+use std::io::{ErrorKind, IoSlice, Read};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -93,9 +93,9 @@ impl Reader {
         }
     }
 
-    /// Whether the stream may end here.
-    pub fn is_between_messages(&self) -> bool {
-        self.unread.is_empty() && matches!(self.part, Part::Prefix { have: 0, .. })
+    /// Whether the stream may end here: outside of a message. To gRPC's Go library a piece of a prefix is nothing yet.
+    pub fn may_end(&self) -> bool {
+        self.unread.is_empty() && matches!(self.part, Part::Prefix { .. })
     }
 
     fn begin(&mut self, flags: u8, length: u32) -> Result<(), Status> {
@@ -132,16 +132,28 @@ fn fill(body: &mut BytesMut, length: usize, unread: &mut Bytes) -> Option<Bytes>
 }
 
 fn gunzip(message: &[u8], limit: usize) -> Result<Bytes, Status> {
+    let decoder = MultiGzDecoder::new(message);
+    // gRPC's Go library reads the header first, and tells apart what fails at it.
+    let failing_at = if decoder.header().is_some() { "read decompressed data" } else { "decompress the message" };
     let mut inflated = Vec::new();
-    MultiGzDecoder::new(message)
+    decoder
         .take(limit as u64 + 1)
         .read_to_end(&mut inflated)
-        .map_err(|error| Status::new(Code::Internal, format!("grpc: failed to read decompressed data: {error}")))?;
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: failed to {failing_at}: {}", go_words(&error))))?;
     if inflated.len() > limit {
         let text = format!("grpc: received message after decompression larger than max {limit}");
         return Err(Status::new(Code::ResourceExhausted, text));
     }
     Ok(inflated.into())
+}
+
+/// What Go's library says of data that ends too soon or is of another kind.
+fn go_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof => "unexpected EOF".to_owned(),
+        ErrorKind::InvalidInput => "gzip: invalid header".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// A run of bytes on its way out: a message's prefix and its bytes, or a part of them. Nothing is copied together.
@@ -253,17 +265,17 @@ mod tests {
                     read.push(message.to_vec());
                 }
             }
-            assert!(read == messages && reader.is_between_messages(), "in steps of {step}");
+            assert!(read == messages && reader.may_end(), "in steps of {step}");
         }
     }
 
     #[test]
-    fn a_stream_ends_well_only_between_messages() {
-        for (bytes, well) in [(&[][..], true), (&[0], false), (&[0, 0, 0, 0, 1], false), (&[0, 0, 0, 0, 1, 7], true)] {
+    fn a_stream_ends_well_only_outside_of_messages() {
+        for (bytes, well) in [(&[][..], true), (&[0], true), (&[0, 0, 0, 0, 1], false), (&[0, 0, 0, 0, 1, 7], true)] {
             let mut reader = Reader::new(10, Encoding::Identity);
             reader.push(Bytes::copy_from_slice(bytes));
             while reader.next_message().unwrap().is_some() {}
-            assert_eq!(reader.is_between_messages(), well, "{bytes:?}");
+            assert_eq!(reader.may_end(), well, "{bytes:?}");
         }
     }
 

@@ -208,10 +208,13 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Segment>) {
         let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
         match (&self.link.offer.endpoints, &self.shared) {
-            (_, Some(shared)) if is_grpc(content_type) => self.begin_call(shared.clone(), request, respond),
+            (_, Some(shared)) if is_grpc(content_type) => {
+                let sender = Sender::new(respond, content_type);
+                self.begin_call(shared.clone(), request, sender);
+            }
             (_, None) if is_grpc(content_type) => {
                 let text = "this address serves HTTP only, no gRPC: use one of --listen-client-urls";
-                Sender::new(respond).refuse(StatusCode::OK, &Status::new(Code::Unimplemented, text));
+                Sender::new(respond, content_type).refuse(StatusCode::OK, &Status::new(Code::Unimplemented, text));
             }
             (Some(endpoints), _) => {
                 let job = Job::Http(endpoints.clone(), request, respond, self.replies.clone());
@@ -220,14 +223,13 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
             (None, _) => {
                 let text = format!("invalid gRPC request content-type {:?}", String::from_utf8_lossy(content_type));
                 let status = Status::new(Code::InvalidArgument, text);
-                Sender::new(respond).refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
+                Sender::new(respond, content_type).refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
             }
         }
     }
 
-    fn begin_call(&mut self, shared: Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Segment>) {
+    fn begin_call(&mut self, shared: Arc<Shared>, request: Request<RecvStream>, sender: Sender) {
         let (head, body) = request.into_parts();
-        let sender = Sender::new(respond);
         let opened = match open(&self.link, &shared, head) {
             Ok(opened) => opened,
             Err((http, status)) => return sender.refuse(http, &status),

@@ -14,10 +14,13 @@ use super::grpc::Gone;
 use super::metadata::percent_encode;
 use super::status::{Code, Status};
 
-const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+const CONTENT_TYPE: &str = "application/grpc";
 
 /// A stream that is answered.
-pub struct Sender(State);
+pub struct Sender {
+    state: State,
+    content_type: HeaderValue,
+}
 
 enum State {
     Fresh(SendResponse<Segment>),
@@ -25,14 +28,14 @@ enum State {
 }
 
 impl Sender {
-    /// Nothing has been sent yet.
-    pub fn new(respond: SendResponse<Segment>) -> Sender {
-        Sender(State::Fresh(respond))
+    /// Nothing has been sent yet. The answer is of the request's subtype, whatever that is, as gRPC's Go library has it.
+    pub fn new(respond: SendResponse<Segment>, asked_as: &[u8]) -> Sender {
+        Sender { state: State::Fresh(respond), content_type: content_type(asked_as) }
     }
 
     /// Ready when the client has reset the stream or its connection has ended.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
+        match &mut self.state {
             State::Fresh(respond) => respond.poll_reset(cx).map(drop),
             State::Started(stream) => stream.poll_reset(cx).map(drop),
         }
@@ -50,9 +53,9 @@ impl Sender {
             Err(status) => (status.code, Some(&*status.message)),
         };
         // A stream that is gone needs no status: errors are dropped.
-        match &mut self.0 {
+        match &mut self.state {
             State::Fresh(respond) => {
-                let _ = respond.send_response(trailers_only(StatusCode::OK, code, message), true);
+                let _ = respond.send_response(trailers_only(self.content_type, StatusCode::OK, code, message), true);
             }
             State::Started(stream) => {
                 let mut trailers = HeaderMap::with_capacity(2);
@@ -64,8 +67,8 @@ impl Sender {
 
     /// Ends the stream before it begins, with an HTTP status that says what is wrong with the request as such.
     pub fn refuse(self, http: StatusCode, status: &Status) {
-        let State::Fresh(mut respond) = self.0 else { unreachable!("refused before anything is sent") };
-        let mut response = trailers_only(http, status.code, Some(&status.message));
+        let State::Fresh(mut respond) = self.state else { unreachable!("refused before anything is sent") };
+        let mut response = trailers_only(self.content_type, http, status.code, Some(&status.message));
         if status.code == Code::Unimplemented {
             // For a client whose compression we lack, and harmless for others.
             response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("gzip"));
@@ -75,23 +78,33 @@ impl Sender {
 
     /// Breaks the stream off: what was sent of a message cannot be completed.
     pub fn reset(mut self) {
-        match &mut self.0 {
+        match &mut self.state {
             State::Fresh(respond) => respond.send_reset(Reason::INTERNAL_ERROR),
             State::Started(stream) => stream.send_reset(Reason::INTERNAL_ERROR),
         }
     }
 
     fn start(&mut self) -> Result<&mut SendStream<Segment>, Gone> {
-        if let State::Fresh(respond) = &mut self.0 {
+        if let State::Fresh(respond) = &mut self.state {
             let mut response = Response::new(());
-            response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+            response.headers_mut().insert(header::CONTENT_TYPE, self.content_type.clone());
             let stream = respond.send_response(response, false).map_err(|_| Gone)?;
-            self.0 = State::Started(stream);
+            self.state = State::Started(stream);
         }
-        match &mut self.0 {
+        match &mut self.state {
             State::Started(stream) => Ok(stream),
             State::Fresh(_) => unreachable!("started above"),
         }
+    }
+}
+
+fn content_type(asked_as: &[u8]) -> HeaderValue {
+    match asked_as.strip_prefix(CONTENT_TYPE.as_bytes()) {
+        Some([b'+' | b';', subtype @ ..]) if !subtype.is_empty() => {
+            HeaderValue::from_bytes(&[CONTENT_TYPE.as_bytes(), b"+", subtype].concat())
+                .unwrap_or(HeaderValue::from_static(CONTENT_TYPE))
+        }
+        _ => HeaderValue::from_static(CONTENT_TYPE),
     }
 }
 
@@ -120,10 +133,10 @@ fn poll_room(stream: &mut SendStream<Segment>, wanted: usize, cx: &mut Context<'
     }
 }
 
-fn trailers_only(http: StatusCode, code: Code, message: Option<&str>) -> Response<()> {
+fn trailers_only(content_type: HeaderValue, http: StatusCode, code: Code, message: Option<&str>) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = http;
-    response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     put_status(response.headers_mut(), code, message);
     response
 }

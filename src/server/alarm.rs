@@ -42,10 +42,13 @@ impl Alarms {
         }
     }
 
-    /// An alarm as `StatusResponse.errors` tells it.
+    /// An alarm as `StatusResponse.errors` tells it: in protobuf's text form, which leaves out a member of id 0.
     pub fn describe(alarm: &AlarmMember) -> String {
         let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
-        format!("memberID:{} alarm:{name}", alarm.member_id)
+        match alarm.member_id {
+            0 => format!("alarm:{name}"),
+            id => format!("memberID:{id} alarm:{name}"),
+        }
     }
 }
 
@@ -67,6 +70,7 @@ mod tests {
         assert_eq!(alarms.apply(&request(AlarmAction::Get, 0, AlarmType::Corrupt)), []);
         assert_eq!(Alarms::of(alarms.list()), alarms);
         assert_eq!(Alarms::describe(&alarms.list()[0]), "memberID:7 alarm:NOSPACE");
+        assert_eq!(Alarms::describe(&AlarmMember { member_id: 0, ..alarms.list()[0] }), "alarm:NOSPACE");
         assert_eq!(alarms.apply(&request(AlarmAction::Deactivate, 8, AlarmType::Nospace)), []);
         assert_eq!(alarms.apply(&request(AlarmAction::Deactivate, 7, AlarmType::Nospace)).len(), 1);
         assert_eq!(alarms.list(), []);

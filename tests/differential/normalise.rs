@@ -7,30 +7,28 @@ use bramble::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use bramble::pb::etcdserverpb::request_op::Request;
 use bramble::pb::etcdserverpb::response_op::Response;
 use bramble::pb::etcdserverpb::{
-    AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
-    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, LeaseGrantRequest, LeaseGrantResponse,
-    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
-    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
-    MoveLeaderRequest, MoveLeaderResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader, StatusRequest,
-    StatusResponse, TxnRequest, TxnResponse,
+    AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DefragmentRequest, DefragmentResponse,
+    DeleteRangeRequest, DeleteRangeResponse, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
+    LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberPromoteResponse,
+    MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse, MoveLeaderRequest, MoveLeaderResponse,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
 };
 use bramble::pb::mvccpb::KeyValue;
+use bytes::Bytes;
+use prost::Message;
 
-use crate::support::{Code, Status};
-
-/// Each server has ids of its own, and reaches its first term in its own way; whether they are filled in must agree.
-pub fn header(header: &mut Option<ResponseHeader>) {
-    if let Some(header) = header {
-        header.cluster_id = u64::from(header.cluster_id != 0);
-        header.member_id = u64::from(header.member_id != 0);
-        header.raft_term = u64::from(header.raft_term != 0);
-    }
-}
+use super::method::Method;
+use crate::support::{Code, Status, http};
 
 /// Decoders tell different stories of the same bad bytes; that the message could not be decoded must agree.
 pub fn message(status: &Status) -> &str {
-    let stories = ["grpc: error unmarshalling request", "grpc: failed to unmarshal the received message"];
+    let stories = [
+        "grpc: error unmarshalling request",
+        "grpc: failed to unmarshal the received message",
+        "grpc: failed to read decompressed data",
+    ];
     match stories.into_iter().find(|story| status.code == Code::Internal && status.message.starts_with(story)) {
         Some(story) => story,
         None => &status.message,
@@ -43,13 +41,50 @@ pub fn is_known_death(etcd: &str, ours: &str) -> bool {
 }
 
 /// A field of another wire type than its own: Go's decoder takes it for a field that it does not know, ours refuses the message.
-pub fn is_of_another_wire_type(error: &prost::DecodeError) -> bool {
-    error.to_string().contains("invalid wire type: ")
+pub fn is_of_another_wire_type(method: &Method, message: &Bytes) -> bool {
+    (method.decodes)(message).is_err_and(|error| error.to_string().contains("invalid wire type: "))
+}
+
+/// A header field that ours adds to every refusal as unimplemented: gRPC asks for it where a compression is what is refused.
+pub const HARMLESS: &str = "grpc-accept-encoding";
+
+/// Refused as undecodable, in the words for a unary call or in those for a stream.
+pub fn is_undecodable(status: &Status) -> bool {
+    status.code == Code::Internal && message(status) != status.message
 }
 
 /// etcd lets a streamed range pass that names a target without an order, and then loses its place between chunks; we refuse it.
-pub fn is_streamed_by_mistake(request: &RangeRequest) -> bool {
-    request.sort_order == SortOrder::None as i32 && (1..=SortTarget::Value as i32).contains(&request.sort_target)
+pub fn is_streamed_by_mistake(method: &Method, request: &Bytes) -> bool {
+    let by_mistake = |request: RangeRequest| {
+        request.sort_order == SortOrder::None as i32 && (1..=SortTarget::Value as i32).contains(&request.sort_target)
+    };
+    method.name == "KV/RangeStream" && RangeRequest::decode(request.clone()).is_ok_and(by_mistake)
+}
+
+/// What etcd has and we do not have yet, and how we say so.
+pub fn is_not_offered(path: &str) -> Option<Status> {
+    let (service, method) = path.strip_prefix('/')?.rsplit_once('/')?;
+    let text = match (service, method) {
+        ("etcdserverpb.Auth" | "v3lockpb.Lock" | "v3electionpb.Election", _) => format!("unknown service {service}"),
+        ("etcdserverpb.Maintenance", "Snapshot") => format!("unknown method {method} for service {service}"),
+        _ => return None,
+    };
+    Some(Status::new(Code::Unimplemented, text))
+}
+
+/// An answer over HTTP. Dates differ, and what is measured: of `/metrics` the kind is compared and that it is there. HEAD tells the
+/// length of GET's answer from us; Go does so where it has made it.
+pub fn http(method: &str, target: &str, reply: http::Reply) -> String {
+    let mut headers = reply.headers;
+    headers.remove("date");
+    let is_measured = target.contains("metrics") && reply.status == 200;
+    if is_measured || method == "HEAD" {
+        headers.retain(|name, _| !["content-length", "transfer-encoding"].contains(&name.as_str()));
+    }
+    // Of two alarms etcd names the one that its map gives first.
+    let body = reply.body.replace("ALARM CORRUPT", "ALARM NOSPACE");
+    let body = if is_measured { format!("{}", reply.body.contains("# TYPE etcd_server_has_leader gauge")) } else { body };
+    format!("{} {headers:?}\n{body}\n", reply.status)
 }
 
 /// An answer that forgets what may differ.
@@ -66,7 +101,6 @@ macro_rules! normal {
             fn normalise(&mut self, request: Option<&$request>) {
                 let more: fn(&mut $reply, Option<&$request>) = $more;
                 more(self, request);
-                header(&mut self.header);
             }
 
             fn revision(&self) -> i64 {
@@ -86,8 +120,11 @@ normal! {
     LeaseRevokeRequest, LeaseRevokeResponse, |_, _| {};
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, |reply, _| time_to_live(reply);
     LeaseLeasesRequest, LeaseLeasesResponse, |_, _| {};
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, |_, _| {};
+    // Of the storage engine's own bytes.
+    HashRequest, HashResponse, |reply, _| reply.hash = 0;
     HashKvRequest, HashKvResponse, |_, _| {};
-    MemberListRequest, MemberListResponse, |reply, _| members(reply);
+    MemberListRequest, MemberListResponse, |_, _| {};
     MemberRemoveRequest, MemberRemoveResponse, |_, _| {};
     MemberPromoteRequest, MemberPromoteResponse, |_, _| {};
     MemberAddRequest, MemberAddResponse, |_, _| {};
@@ -96,6 +133,14 @@ normal! {
     DowngradeRequest, DowngradeResponse, |_, _| {};
     AlarmRequest, AlarmResponse, |reply, _| alarms(reply);
     StatusRequest, StatusResponse, |reply, _| status(reply);
+}
+
+impl Normal<DefragmentRequest> for DefragmentResponse {
+    fn normalise(&mut self, _: Option<&DefragmentRequest>) {}
+
+    fn revision(&self) -> i64 {
+        0
+    }
 }
 
 /// etcd's sort leaves rows with equal sort keys in no defined order; ours leaves them in key order. Where the limit cuts through such
@@ -163,39 +208,20 @@ fn time_to_live(reply: &mut LeaseTimeToLiveResponse) {
     reply.keys.sort();
 }
 
-/// Each server has ports of its own.
-fn members(reply: &mut MemberListResponse) {
-    for member in &mut reply.members {
-        member.id = u64::from(member.id != 0);
-        for url in member.peer_ur_ls.iter_mut().chain(&mut member.client_ur_ls) {
-            url.truncate(url.rfind(':').expect("a port"));
-        }
-    }
-}
-
+/// etcd lists alarms in no defined order.
 fn alarms(reply: &mut AlarmResponse) {
-    let own = reply.header.as_ref().map_or(0, |header| header.member_id);
-    for alarm in &mut reply.alarms {
-        if alarm.member_id == own {
-            alarm.member_id = 0;
-        }
-    }
     reply.alarms.sort_by_key(|alarm| (alarm.member_id, alarm.alarm));
 }
 
 /// Storage engines differ in what they take, logs in what they hold besides the clients' requests.
 fn status(reply: &mut StatusResponse) {
-    let own = reply.header.as_ref().map_or(0, |header| header.member_id);
     assert!(reply.db_size >= reply.db_size_in_use && reply.raft_index >= reply.raft_applied_index, "{reply:?}");
-    (reply.db_size, reply.db_size_in_use, reply.raft_index, reply.raft_applied_index, reply.raft_term) = (0, 0, 0, 0, 0);
-    if reply.leader == own {
-        reply.leader = 1;
-    }
+    (reply.db_size, reply.db_size_in_use, reply.raft_index, reply.raft_applied_index) = (0, 0, 0, 0);
     // etcd settles on its storage version some time after its start.
     reply.storage_version.clear();
     // Go's text form of a message has one or two spaces between fields, as chance would have it when etcd was built.
     for error in &mut reply.errors {
-        *error = error.replace(&own.to_string(), "OWN").replace("  ", " ");
+        *error = error.replace("  ", " ");
     }
     reply.errors.sort();
 }

@@ -2,100 +2,88 @@
 //! servers, so that equal behaviour is equal text.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use bramble::pb::etcdserverpb::alarm_request::AlarmAction;
 use bramble::pb::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, DowngradeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest,
-    LeaseRevokeRequest, LeaseTimeToLiveRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
-    MemberUpdateRequest, MoveLeaderRequest, RangeRequest, RangeResponse, RangeStreamResponse, StatusRequest, TxnRequest,
-    WatchCreateRequest,
+    AlarmRequest, CompactionRequest, HashKvRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest, PutRequest,
+    RangeRequest, StatusRequest, WatchCreateRequest, WatchRequest, WatchResponse, watch_request,
 };
-use bramble::pb::etcdserverpb::{DeleteRangeRequest, HashKvRequest, PutRequest, alarm_request::AlarmAction};
 use bytes::Bytes;
+use http::HeaderMap;
 use prost::Message;
 
-use super::normalise::{self, Normal};
+use super::generate::KEYS;
+use super::method::{Method, method};
+use super::normalise;
+use super::step::{End, Step};
 use super::watches::Watches;
-use crate::support::grpc::frame;
-use crate::support::requests::{RANGE_STREAM, Unary, keep_alive};
-use crate::support::{Client, Code, Server, Status};
+use crate::support::grpc::{Reply, Stream, frame};
+use crate::support::requests::{WATCH, everything, key};
+use crate::support::wait::{DEADLINE, until_within};
+use crate::support::{Client, Code, Server, Status, http as http1};
 
-/// In the place of a member's id: the server's own.
-pub const OWN_MEMBER: u64 = u64::MAX;
-
-/// Something that a client does.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)] // named after what is sent
-pub enum Step {
-    Range(RangeRequest),
-    RangeStream(RangeRequest),
-    Put(PutRequest),
-    DeleteRange(DeleteRangeRequest),
-    Txn(TxnRequest),
-    Compact(CompactionRequest),
-    Grant(LeaseGrantRequest),
-    /// A lease that would end soon: granted, and revoked at once.
-    GrantAndRevoke(LeaseGrantRequest),
-    Revoke(LeaseRevokeRequest),
-    TimeToLive(LeaseTimeToLiveRequest),
-    Leases,
-    KeepAlive(Vec<LeaseKeepAliveRequest>),
-    HashKv(HashKvRequest),
-    MemberList(MemberListRequest),
-    MemberRemove(MemberRemoveRequest),
-    MemberPromote(MemberPromoteRequest),
-    MemberAdd(MemberAddRequest),
-    MemberUpdate(MemberUpdateRequest),
-    MoveLeader(MoveLeaderRequest),
-    Downgrade(DowngradeRequest),
-    Alarm(AlarmRequest),
-    /// An alarm is raised, steps follow, and it is cleared. No watch has to settle in between: it could not.
-    UnderAlarm(AlarmType, Vec<Step>),
-    Status,
-    /// Bytes that may be no message at all.
-    Raw(Raw, Bytes),
-    /// On the open stream of watches, or a new one.
-    Watch(WatchCreateRequest),
-    CancelWatch(i64),
-    Progress,
-    /// Everything that the stream has said since it was opened.
-    EndWatches,
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Real etcd.
+    Etcd,
+    /// The server under test.
+    Ours,
 }
 
-/// Where raw bytes go.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)] // named after the methods
-pub enum Raw {
-    Range,
-    RangeStream,
-    Put,
-    DeleteRange,
-    Txn,
-    Compact,
-}
-
-impl Raw {
-    /// All of them.
-    pub const ALL: [Raw; 6] = [Raw::Range, Raw::RangeStream, Raw::Put, Raw::DeleteRange, Raw::Txn, Raw::Compact];
+/// What was done, for the record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Messages sent, those on streams included.
+    pub requests: u64,
+    /// Streams of watches.
+    pub streams: u64,
+    /// Events received on them.
+    pub events: u64,
+    /// Ends and starts of the server.
+    pub restarts: u64,
+    /// Leases that were waited for until they had expired.
+    pub expiries: u64,
 }
 
 /// A server with a client and what the client remembers.
 pub struct Side {
-    _server: Server,
+    who: Who,
+    server: Server,
     client: Client,
-    member: u64,
+    /// The server's id.
+    pub member: u64,
     /// The revision of the last header that had one.
     pub revision: i64,
     /// The revisions that it was compacted to.
     compactions: BTreeSet<i64>,
+    /// Those of them since its last start.
+    compactions_of_this_run: BTreeSet<i64>,
     watches: Option<Watches>,
+    /// Whether an alarm may be active.
+    alarmed: bool,
+    /// What it was asked.
+    pub tally: Tally,
 }
 
 impl Side {
     /// A client of a fresh server.
-    pub fn new(server: Server) -> Side {
+    pub fn new(who: Who, server: Server) -> Side {
         let client = server.client();
         let member = client.call(&StatusRequest {}).header.expect("a header").member_id;
-        Side { _server: server, client, member, revision: 1, compactions: BTreeSet::new(), watches: None }
+        Side {
+            who,
+            server,
+            client,
+            member,
+            revision: 1,
+            compactions: BTreeSet::new(),
+            compactions_of_this_run: BTreeSet::new(),
+            watches: None,
+            alarmed: false,
+            tally: Tally::default(),
+        }
     }
 
     /// The last revision that it was compacted to.
@@ -106,180 +94,268 @@ impl Side {
     /// Does it, and tells what came of it.
     pub fn play(&mut self, step: &Step) -> String {
         match step {
-            Step::Range(request) => self.unary(request),
-            Step::RangeStream(request) => self.stream(request.encode_to_vec().into(), Some(request)),
-            Step::Put(request) => self.unary(request),
-            Step::DeleteRange(request) => self.unary(request),
-            Step::Txn(request) => self.unary(request),
-            Step::Compact(request) => self.compact(request),
-            Step::Grant(request) => self.unary(request),
-            Step::GrantAndRevoke(request) => {
-                let granted = self.unary(request);
-                granted + &self.unary(&LeaseRevokeRequest { id: request.id })
-            }
-            Step::Revoke(request) => self.unary(request),
-            Step::TimeToLive(request) => self.unary(request),
-            Step::Leases => self.unary(&LeaseLeasesRequest {}),
-            Step::KeepAlive(requests) => self.keep_alive(requests),
-            Step::HashKv(request) => self.hash_kv(request),
-            Step::MemberList(request) => self.unary(request),
-            Step::MemberRemove(request) => self.unary(request),
-            Step::MemberPromote(request) => self.unary(request),
-            Step::MemberAdd(request) => self.unary(request),
-            Step::MemberUpdate(request) => self.unary(request),
-            Step::MoveLeader(request) => self.unary(request),
-            Step::Downgrade(request) => self.unary(request),
-            Step::Alarm(request) => {
-                let own = request.member_id == OWN_MEMBER;
-                let member_id = if own { self.member } else { request.member_id };
-                self.unary(&AlarmRequest { member_id, ..*request })
-            }
-            Step::UnderAlarm(alarm, steps) => self.under_alarm(*alarm, steps),
-            Step::Status => self.unary(&StatusRequest {}),
-            Step::Raw(method, body) => self.raw(*method, body),
-            Step::Watch(request) => {
-                let compacted = self.compacted();
-                self.watches().create(request.clone(), compacted);
-                String::new()
-            }
-            Step::CancelWatch(id) => {
-                self.settle();
-                self.watches().cancel(*id);
-                String::new()
-            }
-            Step::Progress => {
-                self.watches().stream.ask_progress();
-                String::new()
-            }
-            Step::EndWatches => {
-                self.settle();
-                self.watches.take().map_or(String::new(), |watches| watches.end())
-            }
+            Step::Call(method, messages) => self.call(method, messages),
+            Step::PutOf(length, put) => self.call(method("KV/Put"), &[Step::put_of(*length, put).encode_to_vec().into()]),
+            Step::Body { path, body, fields } => self.body(path, body, fields),
+            Step::Watch(request) => self.watch(request),
+            Step::EndWatches => self.end_watches(),
+            Step::Http { method, target } => self.http(method, target),
+            Step::LeaseAndRevoke(request) => self.lease_and_revoke(request),
+            Step::LeaseAndExpiry(keys, request) => self.lease_and_expiry(*keys, request),
+            Step::Restart(end) => self.restart(*end),
         }
     }
 
-    fn watches(&mut self) -> &mut Watches {
-        let client = &self.client;
-        self.watches.get_or_insert_with(|| Watches::open(client))
-    }
-
-    /// Lets the watches come to the present: what they say of a compaction or a cancel depends on how far they are.
-    fn settle(&mut self) {
-        if let Some(watches) = &mut self.watches {
-            self.revision = self.revision.max(watches.settle(&self.client));
+    fn call(&mut self, method: &'static Method, messages: &[Bytes]) -> String {
+        let first = messages.first().cloned().unwrap_or_default();
+        if normalise::is_streamed_by_mistake(method, &first) || self.is_of_a_stale_hash(method, &first) {
+            return String::new();
         }
-    }
-
-    fn unary<R: Unary<Reply: Normal<R>>>(&mut self, request: &R) -> String {
-        let outcome = self.client.try_call(request);
-        self.told(outcome, Some(request))
-    }
-
-    fn told<R: Unary<Reply: Normal<R>>>(&mut self, outcome: Result<R::Reply, Status>, request: Option<&R>) -> String {
-        match outcome {
-            Ok(mut reply) => {
-                self.revision = self.revision.max(reply.revision());
-                reply.normalise(request);
-                format!("{reply:#?}\n")
-            }
+        if messages.iter().any(|message| normalise::is_of_another_wire_type(method, message)) {
+            return self.is_undecodable_here(method, messages);
+        }
+        if method.path == WATCH {
+            return self.converse(method, messages);
+        }
+        if method.name == "KV/Compact" {
+            self.settle();
+        }
+        self.tally.requests += messages.len() as u64;
+        let body: Vec<u8> = messages.iter().flat_map(|message| frame(false, message)).collect();
+        match self.client.raw(method.path, &[], body.into()) {
+            Ok(reply) => self.told(method, &first, &reply),
             Err(status) => refused(&status),
+        }
+    }
+
+    fn told(&mut self, method: &'static Method, request: &Bytes, reply: &Reply) -> String {
+        let mut text = wire(reply);
+        if reply.status.code != Code::Ok {
+            text += &refused(&reply.status);
+        }
+        // What a stream said before its failure counts too.
+        if reply.status.code == Code::Ok || !reply.messages.is_empty() {
+            let answer = (method.told)(request, &reply.messages);
+            self.revision = self.revision.max(answer.revision);
+            text += &answer.text;
+        }
+        if reply.status.code == Code::Ok {
+            self.remember(method, request);
+        }
+        text
+    }
+
+    /// Keeps in mind what an accepted request means for later ones.
+    fn remember(&mut self, method: &Method, request: &Bytes) {
+        match method.name {
+            "KV/Compact" => {
+                let revision = CompactionRequest::decode(request.clone()).expect("it was accepted").revision;
+                self.compactions.insert(revision);
+                self.compactions_of_this_run.insert(revision);
+            }
+            "Maintenance/Alarm" => {
+                let request = AlarmRequest::decode(request.clone()).expect("it was accepted");
+                self.alarmed |= request.action == AlarmAction::Activate as i32;
+            }
+            _ => {}
         }
     }
 
     /// At exactly a revision that it was compacted to etcd answers, until its restart, with the hash that it made before that
     /// compaction; after a compaction to 0 so too where 0 asks for the present.
-    fn hash_kv(&mut self, request: &HashKvRequest) -> String {
-        if self.compactions.contains(&request.revision) { String::new() } else { self.unary(request) }
+    fn is_of_a_stale_hash(&self, method: &Method, request: &Bytes) -> bool {
+        method.name == "Maintenance/HashKV"
+            && HashKvRequest::decode(request.clone())
+                .is_ok_and(|request| self.compactions_of_this_run.contains(&request.revision))
     }
 
-    fn compact(&mut self, request: &CompactionRequest) -> String {
-        self.settle();
-        let outcome = self.unary(request);
-        if !outcome.starts_with("refused") {
-            self.compactions.insert(request.revision);
-        }
-        outcome
-    }
-
-    fn under_alarm(&mut self, alarm: AlarmType, steps: &[Step]) -> String {
-        let request = AlarmRequest { member_id: OWN_MEMBER, alarm: alarm as i32, action: AlarmAction::Activate as i32 };
-        let raised = self.play(&Step::Alarm(request));
-        let under: String = steps.iter().map(|step| format!("{step:?}: {}", self.play(step))).collect();
-        let request = AlarmRequest { action: AlarmAction::Deactivate as i32, ..request };
-        raised + &under + &self.play(&Step::Alarm(request))
-    }
-
-    fn keep_alive(&mut self, requests: &[LeaseKeepAliveRequest]) -> String {
-        let mut stream = keep_alive(&self.client);
-        let mut outcome = String::new();
-        for request in requests {
-            stream.send(request);
-            let mut reply = stream.recv();
-            normalise::header(&mut reply.header);
-            outcome += &format!("{reply:#?}\n");
-        }
-        stream.close_send();
-        outcome + &format!("{:?}\n", stream.end())
-    }
-
-    fn raw(&mut self, method: Raw, body: &Bytes) -> String {
-        match method {
-            Raw::Range => self.raw_unary::<RangeRequest>(body),
-            Raw::RangeStream => match RangeRequest::decode(body.clone()) {
-                Err(error) if normalise::is_of_another_wire_type(&error) => String::new(),
-                request => self.stream(body.clone(), request.ok().as_ref()),
-            },
-            Raw::Put => self.raw_unary::<PutRequest>(body),
-            Raw::DeleteRange => self.raw_unary::<DeleteRangeRequest>(body),
-            Raw::Txn => self.raw_unary::<TxnRequest>(body),
-            Raw::Compact => {
-                self.settle();
-                let outcome = self.raw_unary::<CompactionRequest>(body);
-                if outcome.starts_with("CompactionResponse") {
-                    self.compactions.insert(CompactionRequest::decode(body.clone()).expect("it was accepted").revision);
-                }
-                outcome
-            }
-        }
-    }
-
-    fn raw_unary<R: Unary<Reply: Normal<R>> + Default>(&mut self, body: &Bytes) -> String {
-        let request = match R::decode(body.clone()) {
-            Err(error) if normalise::is_of_another_wire_type(&error) => return String::new(),
-            request => request.ok(),
-        };
-        let outcome = self.client.raw(R::PATH, &[], frame(false, body)).and_then(|reply| {
-            if reply.status.code == Code::Ok {
-                Ok(R::Reply::decode(reply.messages[0].clone()).expect("a decodable answer"))
-            } else {
-                Err(reply.status)
-            }
-        });
-        self.told(outcome, request.as_ref())
-    }
-
-    /// A streamed range as one answer: how it is cut into chunks is no promise, but that the last of them sums up is.
-    fn stream(&mut self, body: Bytes, request: Option<&RangeRequest>) -> String {
-        if request.is_some_and(normalise::is_streamed_by_mistake) {
+    /// Only ours is asked, and refuses; etcd's answer would change its state.
+    fn is_undecodable_here(&mut self, method: &'static Method, messages: &[Bytes]) -> String {
+        if self.who == Who::Etcd {
             return String::new();
         }
-        let reply = match self.client.raw(RANGE_STREAM, &[], frame(false, &body)) {
-            Ok(reply) if reply.status.code == Code::Ok => reply,
-            Ok(reply) => return refused(&reply.status),
-            Err(status) => return refused(&status),
+        let body: Vec<u8> = messages.iter().flat_map(|message| frame(false, message)).collect();
+        let status = match self.client.raw(method.path, &[], body.into()) {
+            Ok(reply) => reply.status,
+            Err(status) => status,
         };
-        let mut whole = RangeResponse::default();
-        for message in reply.messages {
-            let chunk = RangeStreamResponse::decode(message).expect("a decodable chunk").range_response.expect("a range");
-            assert!(whole.header.is_none(), "a chunk after the one that sums up");
-            whole.kvs.extend(chunk.kvs);
-            whole = RangeResponse { kvs: whole.kvs, ..chunk };
-        }
-        whole.normalise(request);
-        format!("{whole:#?}\n")
+        if normalise::is_undecodable(&status) { String::new() } else { format!("not refused as undecodable: {status:?}\n") }
     }
+
+    fn body(&mut self, path: &str, body: &Bytes, fields: &[(String, String)]) -> String {
+        if let Some(expected) = normalise::is_not_offered(path) {
+            return self.is_unknown_here(&expected, path, body);
+        }
+        self.tally.requests += 1;
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        match self.client.raw(path, &fields, body.clone()) {
+            Ok(reply) => {
+                let told = super::method::METHODS.iter().find(|method| method.path == path);
+                match told {
+                    // The request is the first message, if any.
+                    Some(method) => self.told(method, &body.slice(body.len().min(5)..), &reply),
+                    None => wire(&reply) + &refused(&reply.status),
+                }
+            }
+            Err(status) => refused(&status),
+        }
+    }
+
+    /// Only ours is asked for what only etcd has.
+    fn is_unknown_here(&mut self, expected: &Status, path: &str, body: &Bytes) -> String {
+        if self.who == Who::Etcd {
+            return String::new();
+        }
+        let status = self.client.raw(path, &[], body.clone()).map_or_else(|status| status, |reply| reply.status);
+        if status == *expected { String::new() } else { format!("{status:?} instead of {expected:?}\n") }
+    }
+
+    /// Messages on a stream of watches that is theirs alone, a marker after each: the answer to the marker is behind all answers to
+    /// the message.
+    fn converse(&mut self, method: &'static Method, messages: &[Bytes]) -> String {
+        const MARKERS: i64 = 10_000;
+        let mut stream: Stream<WatchRequest, WatchResponse> = self.client.open(WATCH, &[]);
+        let mut replies: Vec<Bytes> = Vec::new();
+        for (at, message) in (MARKERS..).zip(messages) {
+            self.tally.requests += 1;
+            let create = WatchCreateRequest { key: "~marker".into(), watch_id: at, ..WatchCreateRequest::default() };
+            let marker = WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(create)) };
+            stream.send_bytes([frame(false, message), frame(false, &marker.encode_to_vec())].concat().into());
+            loop {
+                match stream.try_recv() {
+                    Ok(reply) if reply.created && reply.watch_id == at => break,
+                    Ok(reply) => replies.push(reply.encode_to_vec().into()),
+                    Err(status) => return (method.told)(message, &replies).text + &refused(&status),
+                }
+            }
+        }
+        stream.reset();
+        (method.told)(&Bytes::new(), &replies).text
+    }
+
+    fn watch(&mut self, request: &Bytes) -> String {
+        self.tally.requests += 1;
+        let request = WatchRequest::decode(request.clone()).expect("a step holds what was encoded");
+        if let Some(watch_request::RequestUnion::CancelRequest(_)) = request.request_union {
+            self.settle();
+        }
+        let compacted = self.compacted();
+        self.watches().say(request, compacted);
+        String::new()
+    }
+
+    fn watches(&mut self) -> &mut Watches {
+        let (client, streams) = (&self.client, &mut self.tally.streams);
+        self.watches.get_or_insert_with(|| {
+            *streams += 1;
+            Watches::open(client)
+        })
+    }
+
+    /// Lets the watches come to the present: what they say of a compaction or a cancel depends on how far they are. That takes a put, so
+    /// alarms have to be over.
+    fn settle(&mut self) {
+        if self.watches.is_some() {
+            self.disarm();
+        }
+        if let Some(watches) = &mut self.watches {
+            self.revision = self.revision.max(watches.settle(&self.client));
+        }
+    }
+
+    fn disarm(&mut self) {
+        if std::mem::take(&mut self.alarmed) {
+            for active in self.client.call(&AlarmRequest::default()).alarms {
+                let (member_id, alarm, action) = (active.member_id, active.alarm, AlarmAction::Deactivate as i32);
+                self.client.call(&AlarmRequest { action, member_id, alarm });
+            }
+        }
+    }
+
+    fn end_watches(&mut self) -> String {
+        self.settle();
+        let Some(watches) = self.watches.take() else { return String::new() };
+        let (text, events) = watches.end();
+        self.tally.events += events;
+        text
+    }
+
+    fn http(&mut self, method: &str, target: &str) -> String {
+        self.tally.requests += 1;
+        normalise::http(method, target, http1::request(&self.server, method, target, &[]))
+    }
+
+    fn lease_and_revoke(&mut self, request: &Bytes) -> String {
+        let id = LeaseGrantRequest::decode(request.clone()).expect("a step holds what was encoded").id;
+        let granted = self.call(method("Lease/LeaseGrant"), std::slice::from_ref(request));
+        granted + &self.call(method("Lease/LeaseRevoke"), &[LeaseRevokeRequest { id }.encode_to_vec().into()])
+    }
+
+    /// The keys are the first of [`KEYS`]; they are gone with the lease, all at once.
+    fn lease_and_expiry(&mut self, keys: usize, request: &Bytes) -> String {
+        let id = LeaseGrantRequest::decode(request.clone()).expect("a step holds what was encoded").id;
+        let mut text = self.call(method("Lease/LeaseGrant"), std::slice::from_ref(request));
+        // Another by that id may live long.
+        if text.contains("refused: ") {
+            return text;
+        }
+        for name in &KEYS[..keys] {
+            let put = PutRequest { key: Bytes::from_static(name), lease: id, ..PutRequest::default() };
+            text += &self.call(method("KV/Put"), &[put.encode_to_vec().into()]);
+        }
+        self.tally.expiries += 1;
+        let client = &self.client;
+        let attached = |name: &&[u8]| client.call(&key(name)).kvs.iter().any(|row| row.lease == id);
+        until_within("a lease to expire", DEADLINE, Duration::from_millis(20), || {
+            let listed = client.call(&LeaseLeasesRequest {}).leases.iter().any(|lease| lease.id == id);
+            (!listed && !KEYS[..keys].iter().any(attached)).then_some(())
+        });
+        let all = RangeRequest { keys_only: true, ..everything() };
+        text + &self.call(method("KV/Range"), &[all.encode_to_vec().into()])
+    }
+
+    fn restart(&mut self, end: End) -> String {
+        let said = self.end_watches();
+        match end {
+            End::Kill => self.server.kill(),
+            End::Terminate => drop(self.server.terminate()),
+        }
+        self.server.restart();
+        self.client = self.server.client();
+        self.compactions_of_this_run.clear();
+        self.tally.restarts += 1;
+        said
+    }
+}
+
+/// What is around the messages of an answer.
+fn wire(reply: &Reply) -> String {
+    let told = |fields: &HeaderMap| -> Vec<String> {
+        let mut lines: Vec<String> = fields
+            .iter()
+            .filter(|(name, _)| *name != "grpc-message" && *name != normalise::HARMLESS)
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        lines.sort();
+        lines
+    };
+    format!("{} {:?} {:?}\n", reply.http_status, told(&reply.headers), told(&reply.trailers))
 }
 
 fn refused(status: &Status) -> String {
     format!("refused: {:?} {:?}\n", status.code, normalise::message(status))
+}
+
+impl std::ops::Add for Tally {
+    type Output = Tally;
+
+    fn add(self, other: Tally) -> Tally {
+        Tally {
+            requests: self.requests + other.requests,
+            streams: self.streams + other.streams,
+            events: self.events + other.events,
+            restarts: self.restarts + other.restarts,
+            expiries: self.expiries + other.expiries,
+        }
+    }
 }

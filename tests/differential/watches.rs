@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use bramble::pb::etcdserverpb::{WatchCreateRequest, WatchResponse};
+use bramble::pb::etcdserverpb::watch_request::RequestUnion;
+use bramble::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 
-use super::normalise;
 use crate::support::Client;
 use crate::support::requests::{Revision, Watch, put, watch};
 use crate::support::wait::DEADLINE;
@@ -38,8 +38,18 @@ impl Watches {
         Watches { stream: Watch::open(client), said: Vec::new(), live: BTreeSet::new(), ended: BTreeSet::new(), furthest: 0 }
     }
 
+    /// Says something, and waits for the answer if there is to be one.
+    pub fn say(&mut self, request: WatchRequest, compacted: i64) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(create, compacted),
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
+            Some(RequestUnion::ProgressRequest(_)) => self.stream.ask_progress(),
+            None => self.stream.stream.send(&request),
+        }
+    }
+
     /// Asks for a watch and waits for the answer; if it starts before `compacted`, for its end too.
-    pub fn create(&mut self, request: WatchCreateRequest, compacted: i64) {
+    fn create(&mut self, request: WatchCreateRequest, compacted: i64) {
         let start = request.start_revision;
         self.stream.ask(request);
         let created = self.hear_until(|reply| reply.created);
@@ -58,7 +68,7 @@ impl Watches {
     }
 
     /// Cancels a watch. Of one that is unknown nothing is heard.
-    pub fn cancel(&mut self, id: i64) {
+    fn cancel(&mut self, id: i64) {
         self.stream.cancel(id);
         if self.live.contains(&id) {
             self.hear_until(|reply| reply.canceled && reply.watch_id == id);
@@ -114,17 +124,18 @@ impl Watches {
         self.said.push(reply);
     }
 
-    /// All that was said, watch by watch.
-    pub fn end(self) -> String {
+    /// All that was said, watch by watch, and the number of events.
+    pub fn end(self) -> (String, u64) {
+        self.assert_progress_is_true();
         // Refusals carry the id -1, which is a watch's too if a client chooses it.
         let mut by_watch: BTreeMap<(i64, bool), String> = BTreeMap::new();
         let mut last_revision: BTreeMap<i64, i64> = BTreeMap::new();
-        for mut reply in self.said {
+        let mut events = 0;
+        for reply in self.said {
             if is_progress(&reply) {
                 continue;
             }
             let header = reply.revision();
-            normalise::header(&mut reply.header);
             let lines = by_watch.entry((reply.watch_id, reply.created && reply.canceled)).or_default();
             if reply.events.is_empty() {
                 // Another watch may follow under the same id.
@@ -134,17 +145,44 @@ impl Watches {
                 *lines += &format!("{reply:?}\n");
                 continue;
             }
-            let revision = |at: usize| reply.events[at].kv.as_ref().map_or(0, |kv| kv.mod_revision);
-            let before = last_revision.insert(reply.watch_id, revision(reply.events.len() - 1));
-            assert!(before.is_none_or(|before| before < revision(0)), "one revision in two answers: {reply:?}");
-            assert!(header >= revision(reply.events.len() - 1), "events from the future: {reply:?}");
+            let (first, last) = (revision_of(&reply, 0), revision_of(&reply, reply.events.len() - 1));
+            let before = last_revision.remove(&reply.watch_id);
+            assert!(before.is_none_or(|before| before < first), "one revision in two answers: {reply:?}");
+            // A fragment may end within a revision, and only a fragment.
+            last_revision.insert(reply.watch_id, if reply.fragment { last - 1 } else { last });
+            assert!(header >= last, "events from the future: {reply:?}");
             assert!(!reply.created && !reply.canceled && reply.compact_revision == 0, "events and more: {reply:?}");
+            events += reply.events.len() as u64;
             for event in reply.events {
                 *lines += &format!("{event:?}\n");
             }
         }
-        by_watch.iter().map(|((id, _), lines)| format!("watch {id}\n{lines}")).collect()
+        (by_watch.iter().map(|((id, _), lines)| format!("watch {id}\n{lines}")).collect(), events)
     }
+
+    /// Progress up to a revision: no event of it or before it comes later, to those that were watching then.
+    fn assert_progress_is_true(&self) {
+        let mut told: BTreeMap<i64, i64> = BTreeMap::new();
+        for reply in &self.said {
+            if reply.created && !reply.canceled {
+                told.insert(reply.watch_id, 0);
+            } else if is_progress(reply) && reply.watch_id == ALL {
+                told.values_mut().for_each(|revision| *revision = reply.revision());
+            } else if is_progress(reply) {
+                told.insert(reply.watch_id, reply.revision());
+            } else if !reply.events.is_empty() {
+                let told = told.get(&reply.watch_id).copied().unwrap_or(0);
+                assert!(revision_of(reply, 0) > told, "an event after progress up to {told}: {reply:?}");
+            }
+        }
+    }
+}
+
+/// The id of progress that is all watches'. A client may choose it for a watch too; then what is told of that one holds for all.
+const ALL: i64 = -1;
+
+fn revision_of(reply: &WatchResponse, at: usize) -> i64 {
+    reply.events[at].kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
 
 fn is_progress(reply: &WatchResponse) -> bool {

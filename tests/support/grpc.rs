@@ -415,6 +415,11 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
         self.send.send_data(frame(false, &message.encode_to_vec()), true).map_err(Status::transport)
     }
 
+    /// Sends bytes as they are. If the call has ended, its answer says so.
+    pub fn send_bytes(&mut self, bytes: Bytes) {
+        let _ = self.send.send_data(bytes, false);
+    }
+
     /// Ends the sending half.
     pub fn close_send(&mut self) {
         self.send.send_data(Bytes::new(), true).expect("the stream is open");

@@ -7,6 +7,7 @@
 //! probes.rs   /health, /livez, /readyz
 //! scrape.rs   /metrics
 //! query.rs    the part behind the question mark
+//! redirect.rs paths with dots and doubled slashes
 //! ```
 //!
 //! Two sets: clients' listeners serve all of it, guarded by [`Access`]; a metrics listener serves metrics and health only, to
@@ -16,6 +17,7 @@
 mod access;
 mod probes;
 mod query;
+mod redirect;
 mod scrape;
 #[cfg(test)]
 mod tests;
@@ -142,6 +144,9 @@ impl Served {
 
     /// What both sets have.
     async fn answer_open(&self, request: &Request<Bytes>) -> Response<Body> {
+        if let Some(elsewhere) = redirect::to_clean_path(request) {
+            return elsewhere;
+        }
         let query = query::parse(request.uri().query().unwrap_or(""));
         let is_get = request.method() == Method::GET;
         match path(request).as_ref() {

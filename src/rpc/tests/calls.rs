@@ -71,7 +71,8 @@ fn requests_that_are_no_calls_are_refused_by_http_status_too() {
 fn subtypes_of_grpc_are_grpc() {
     for subtype in ["application/grpc+proto", "application/grpc;charset=x"] {
         let request = Request::post("http://server/test.Service/Echo").header("content-type", subtype);
-        assert_eq!(ask(request, framed(b"x")).status(), ("0", ""));
+        let outcome = ask(request, framed(b"x"));
+        assert_eq!((outcome.status(), &outcome.headers["content-type"]), (("0", ""), &*subtype.replace(';', "+")));
     }
 }
 
@@ -115,7 +116,10 @@ fn a_message_at_the_limit_comes_through_in_pieces() {
 #[test]
 fn a_stream_that_ends_inside_a_message_is_an_error() {
     let outcome = ask(post("/test.Service/Echo"), framed(b"hello").slice(..7));
+    assert_eq!(outcome.status(), ("2", "unexpected EOF"));
+    let outcome = ask(post("/test.Service/Chat"), framed(b"hello").slice(..7));
     assert_eq!(outcome.status(), ("13", "unexpected EOF"));
+    assert_eq!(ask(post("/test.Service/Chat"), framed(b"hello").slice(..3)).status(), ("0", ""));
     assert_eq!(ask(post("/test.Service/Echo"), Bytes::new()).status(), ("2", "EOF"));
 }
 
@@ -157,9 +161,15 @@ fn what_a_bomb_holds_beyond_the_limit_is_not_even_looked_at() {
 
 #[test]
 fn broken_compression_is_an_answer() {
-    let request = post("/test.Service/Echo").header("grpc-encoding", "gzip");
-    let outcome = ask(request, flagged(1, b"no gzip"));
-    assert!(outcome.status().1.starts_with("grpc: failed to read decompressed data: "), "{outcome:?}");
+    let cut = gzip(&[7; 100]);
+    for (bytes, text) in [
+        (&b"no gzip"[..], "grpc: failed to decompress the message: unexpected EOF"),
+        (b"nor is this", "grpc: failed to decompress the message: gzip: invalid header"),
+        (&cut[..cut.len() - 1], "grpc: failed to read decompressed data: unexpected EOF"),
+    ] {
+        let request = post("/test.Service/Echo").header("grpc-encoding", "gzip");
+        assert_eq!(ask(request, flagged(1, bytes)).status(), ("13", text));
+    }
 
     let outcome = ask(post("/test.Service/Echo").header("grpc-encoding", "zstd"), flagged(1, b""));
     assert_eq!(outcome.status(), ("12", "grpc: Decompressor is not installed for grpc-encoding \"zstd\""));

@@ -1,22 +1,20 @@
-//! Random steps. Few keys, leases and values, so that they collide; revisions near those where answers change; and now and then what
-//! no client library would send.
+//! Random requests. Few keys, leases and values, so that they collide; revisions near those where answers change.
 
 use bramble::pb::etcdserverpb::compare::TargetUnion;
+use bramble::pb::etcdserverpb::watch_request::RequestUnion;
 use bramble::pb::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, Compare, DeleteRangeRequest, DowngradeRequest, HashKvRequest, LeaseGrantRequest,
-    LeaseKeepAliveRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest,
-    MemberRemoveRequest, MemberUpdateRequest, MoveLeaderRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-    WatchCreateRequest,
+    AlarmRequest, CompactionRequest, Compare, DeleteRangeRequest, DowngradeRequest, LeaseGrantRequest, MemberAddRequest,
+    MemberUpdateRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCancelRequest, WatchCreateRequest,
+    WatchProgressRequest, WatchRequest,
 };
 use bytes::Bytes;
-use prost::Message;
 
-use super::side::{OWN_MEMBER, Raw, Step};
-use super::watches::FAR;
-use crate::support::random::Random;
+use super::Generator;
+use crate::differential::watches::FAR;
 use crate::support::requests::{IntoOp, prefix_end};
 
-const KEYS: [&[u8]; 24] = [
+/// What is written to, and now and then asked for.
+pub const KEYS: [&[u8]; 24] = [
     b"a",
     b"b",
     b"c",
@@ -48,83 +46,24 @@ const LEASES: [i64; 8] = [1, 2, 3, -4, i64::MAX, i64::MIN, 98, 99];
 const GRANTED: u64 = 6;
 const TTLS: [i64; 5] = [100_000, 200_000, 300_000, 9_000_000_000, 9_000_000_001];
 
-/// A source of steps.
-pub struct Generator {
-    random: Random,
-    revision: i64,
-    compacted: i64,
-}
-
 impl Generator {
-    /// Determined by `random` and by what it is told of the store.
-    pub fn new(random: Random) -> Generator {
-        Generator { random, revision: 1, compacted: -1 }
-    }
-
-    /// The next step, for a store of this revision that has been compacted to that one.
-    pub fn next(&mut self, revision: i64, compacted: i64) -> Step {
-        (self.revision, self.compacted) = (revision, compacted);
-        match self.random.below(1000) {
-            0..250 => Step::Range(self.range()),
-            250..300 => Step::RangeStream(self.range()),
-            // Around what a request, and what a message may hold.
-            300 => {
-                Step::Put(PutRequest { value: vec![b'x'; self.one_of(&[900_000, 1_600_000, 2_200_000])].into(), ..self.put() })
-            }
-            301..480 => Step::Put(self.put()),
-            480..540 => Step::DeleteRange(self.delete_range()),
-            540..760 => Step::Txn(self.txn(0)),
-            760..775 => Step::Compact(self.compact()),
-            775..800 => Step::Grant(LeaseGrantRequest { id: self.granted(), ttl: self.one_of(&TTLS) }),
-            800..805 => Step::GrantAndRevoke(LeaseGrantRequest { id: self.granted(), ttl: self.one_of(&[0, -5, 1, 2, 3, 60]) }),
-            805..815 => Step::Revoke(LeaseRevokeRequest { id: self.lease() }),
-            815..830 => Step::TimeToLive(LeaseTimeToLiveRequest { id: self.lease(), keys: self.chance(2) }),
-            830..840 => Step::Leases,
-            840..850 => Step::KeepAlive((0..=self.random.below(3)).map(|_| LeaseKeepAliveRequest { id: self.lease() }).collect()),
-            850..870 => Step::HashKv(HashKvRequest { revision: self.a_revision() }),
-            870..875 => Step::MemberList(MemberListRequest { linearizable: self.chance(2) }),
-            875..877 => Step::MemberRemove(MemberRemoveRequest { id: self.random.below(3) }),
-            877..879 => Step::MemberPromote(MemberPromoteRequest { id: self.random.below(3) }),
-            879..881 => Step::MemberUpdate(MemberUpdateRequest { id: self.random.below(3), peer_ur_ls: self.bad_urls() }),
-            881..883 => Step::MemberAdd(MemberAddRequest { peer_ur_ls: self.bad_urls(), is_learner: self.chance(2) }),
-            883..885 => Step::MoveLeader(MoveLeaderRequest { target_id: self.random.below(3) }),
-            885..887 => Step::Downgrade(self.downgrade()),
-            887..892 => Step::Alarm(self.alarm()),
-            892..897 => self.under_alarm(),
-            897..902 => Step::Status,
-            902..920 => self.raw(),
-            920..970 => Step::Watch(self.watch()),
-            970..985 => Step::CancelWatch(self.watch_id()),
-            985..990 => Step::Progress,
-            _ => Step::EndWatches,
-        }
-    }
-
-    fn chance(&mut self, of: u64) -> bool {
-        self.random.below(of) == 0
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.random.below(all.len() as u64) as usize]
-    }
-
-    fn granted(&mut self) -> i64 {
+    pub(super) fn granted(&mut self) -> i64 {
         LEASES[self.random.below(GRANTED) as usize]
     }
 
-    fn lease(&mut self) -> i64 {
+    pub(super) fn lease(&mut self) -> i64 {
         self.one_of(&LEASES)
     }
 
-    fn a_key(&mut self) -> Bytes {
+    pub(super) fn a_key(&mut self) -> Bytes {
         if self.chance(60) { Bytes::new() } else { Bytes::from_static(self.one_of(&KEYS)) }
     }
 
-    fn value(&mut self) -> Bytes {
+    pub(super) fn value(&mut self) -> Bytes {
         Bytes::from_static(self.one_of(&VALUES))
     }
 
-    fn end(&mut self, key: &Bytes) -> Bytes {
+    pub(super) fn end(&mut self, key: &Bytes) -> Bytes {
         match self.random.below(20) {
             0..8 => Bytes::new(),
             8..11 => Bytes::from_static(b"\0"),
@@ -136,7 +75,7 @@ impl Generator {
         }
     }
 
-    fn a_revision(&mut self) -> i64 {
+    pub(super) fn a_revision(&mut self) -> i64 {
         let (now, compacted) = (self.revision, self.compacted);
         match self.random.below(20) {
             0..6 => 0,
@@ -149,12 +88,12 @@ impl Generator {
     }
 
     /// Of a filter by revision: most often none.
-    fn bound(&mut self) -> i64 {
+    pub(super) fn bound(&mut self) -> i64 {
         if self.chance(10) { self.a_revision() } else { 0 }
     }
 
     /// A number of an enumeration that ends before `end`, most often 0, seldom none at all.
-    fn number(&mut self, end: i32) -> i32 {
+    pub(super) fn number(&mut self, end: i32) -> i32 {
         match self.random.below(40) {
             0 => self.one_of(&[-1, end, i32::MAX, i32::MIN]),
             1..24 => 0,
@@ -162,7 +101,7 @@ impl Generator {
         }
     }
 
-    fn range(&mut self) -> RangeRequest {
+    pub(super) fn range(&mut self) -> RangeRequest {
         let key = self.a_key();
         let range_end = self.end(&key);
         RangeRequest {
@@ -182,7 +121,7 @@ impl Generator {
         }
     }
 
-    fn put(&mut self) -> PutRequest {
+    pub(super) fn put(&mut self) -> PutRequest {
         PutRequest {
             key: self.a_key(),
             value: self.value(),
@@ -193,18 +132,18 @@ impl Generator {
         }
     }
 
-    fn delete_range(&mut self) -> DeleteRangeRequest {
+    pub(super) fn delete_range(&mut self) -> DeleteRangeRequest {
         let key = self.a_key();
         // Seldom all that there is.
         let range_end = if self.chance(3) { self.end(&key) } else { Bytes::new() };
         DeleteRangeRequest { key, range_end, prev_kv: self.chance(2) }
     }
 
-    fn compact(&mut self) -> CompactionRequest {
+    pub(super) fn compact(&mut self) -> CompactionRequest {
         CompactionRequest { revision: self.a_revision(), physical: self.chance(2) }
     }
 
-    fn compare(&mut self) -> Compare {
+    pub(super) fn compare(&mut self) -> Compare {
         let key = self.a_key();
         let range_end = if self.chance(3) { self.end(&key) } else { Bytes::new() };
         let target = self.number(5);
@@ -220,7 +159,7 @@ impl Generator {
         Compare { result: self.number(4), target, key, range_end, target_union }
     }
 
-    fn txn(&mut self, depth: u32) -> TxnRequest {
+    pub(super) fn txn(&mut self, depth: u32) -> TxnRequest {
         let shape = self.random.below(100);
         let mut lengths = [0; 3].map(|_| self.random.below(4) as usize);
         if shape == 0 {
@@ -235,7 +174,7 @@ impl Generator {
         TxnRequest { compare, success, failure }
     }
 
-    fn op(&mut self, depth: u32, small: bool) -> RequestOp {
+    pub(super) fn op(&mut self, depth: u32, small: bool) -> RequestOp {
         match self.random.below(200) {
             0 => RequestOp { request: None },
             _ if small => RangeRequest { key: Bytes::from_static(b"a"), ..RangeRequest::default() }.op(),
@@ -255,48 +194,50 @@ impl Generator {
         }
     }
 
+    pub(super) fn short_lease(&mut self) -> LeaseGrantRequest {
+        LeaseGrantRequest { id: self.granted(), ttl: self.one_of(&[0, -5, 1, 2, i64::MIN]) }
+    }
+
+    pub(super) fn grant(&mut self) -> LeaseGrantRequest {
+        LeaseGrantRequest { id: self.granted(), ttl: self.one_of(&TTLS) }
+    }
+
+    pub(super) fn member_add(&mut self) -> MemberAddRequest {
+        MemberAddRequest { peer_ur_ls: self.bad_urls(), is_learner: self.chance(2) }
+    }
+
+    /// Of the only member there is to sound addresses, of others to any.
+    pub(super) fn member_update(&mut self) -> MemberUpdateRequest {
+        if self.chance(2) {
+            let url = self.one_of(&["http://127.0.0.1:1", "http://127.0.0.1:3", "http://[::1]:4", "https://m1.example:5"]);
+            return MemberUpdateRequest { id: self.member, peer_ur_ls: vec![url.to_owned()] };
+        }
+        MemberUpdateRequest { id: self.random.below(3), peer_ur_ls: self.bad_urls() }
+    }
+
     /// Lists that no member can have.
-    fn bad_urls(&mut self) -> Vec<String> {
+    pub(super) fn bad_urls(&mut self) -> Vec<String> {
         let urls: &[&[&str]] =
             &[&[], &[""], &["nowhere"], &["http://127.0.0.1"], &["ftp://127.0.0.1:1"], &["http://127.0.0.1:1/path"]];
         self.one_of(urls).iter().map(|url| (*url).to_owned()).collect()
     }
 
-    /// Asks whether the cluster could be downgraded; it never is.
-    fn downgrade(&mut self) -> DowngradeRequest {
+    /// Asks whether the cluster could be downgraded, or cancels it; it never is.
+    pub(super) fn downgrade(&mut self) -> DowngradeRequest {
+        let action = self.one_of(&[0, 0, 0, 2, 3, -1]);
         let version = self.one_of(&["", "3", "3.4", "3.5", "3.6", "3.6.0", "3.7", "3.7.0", "3.8", "4.0", "3.6.x", "v3.6"]);
-        DowngradeRequest { action: 0, version: version.to_owned() }
+        DowngradeRequest { action, version: version.to_owned() }
     }
 
-    fn alarm(&mut self) -> AlarmRequest {
-        AlarmRequest {
-            action: self.one_of(&[0, 0, 2]),
-            member_id: self.one_of(&[0, 1, OWN_MEMBER]),
-            alarm: self.one_of(&[0, 1, 2, 7]),
-        }
+    pub(super) fn alarm(&mut self, action: i32) -> AlarmRequest {
+        AlarmRequest { action, member_id: self.one_of(&[0, 1, self.member]), alarm: self.one_of(&[0, 1, 2]) }
     }
 
-    fn under_alarm(&mut self) -> Step {
-        let alarm = self.one_of(&[AlarmType::Nospace, AlarmType::Corrupt]);
-        let steps = (0..6).map(|_| match self.random.below(10) {
-            0 => Step::Range(self.range()),
-            1 => Step::Put(self.put()),
-            2 => Step::DeleteRange(self.delete_range()),
-            3..5 => Step::Txn(self.txn(0)),
-            5 => Step::Grant(LeaseGrantRequest { id: self.granted(), ttl: self.one_of(&TTLS) }),
-            6 => Step::Revoke(LeaseRevokeRequest { id: self.lease() }),
-            7 => Step::KeepAlive(vec![LeaseKeepAliveRequest { id: self.lease() }]),
-            8 => Step::Alarm(AlarmRequest { action: 0, ..self.alarm() }),
-            _ => Step::Status,
-        });
-        Step::UnderAlarm(alarm, steps.collect())
-    }
-
-    fn watch_id(&mut self) -> i64 {
+    pub(super) fn watch_id(&mut self) -> i64 {
         self.one_of(&[0, 0, 1, 1, 2, 3, 4, 5, -1, -7, FAR, 1000, i64::MAX, i64::MIN])
     }
 
-    fn watch(&mut self) -> WatchCreateRequest {
+    pub(super) fn watch(&mut self) -> WatchCreateRequest {
         let key = self.a_key();
         let range_end = self.end(&key);
         let watch_id = if self.chance(3) { self.watch_id() } else { 0 };
@@ -328,30 +269,14 @@ impl Generator {
         }
     }
 
-    /// A message with a few bytes changed, added or missing; or bytes that were never one.
-    fn raw(&mut self) -> Step {
-        let method = self.one_of(&Raw::ALL);
-        let mut body = match method {
-            Raw::Range | Raw::RangeStream => self.range().encode_to_vec(),
-            Raw::Put => self.put().encode_to_vec(),
-            Raw::DeleteRange => self.delete_range().encode_to_vec(),
-            Raw::Txn => self.txn(1).encode_to_vec(),
-            Raw::Compact => self.compact().encode_to_vec(),
+    /// Something to say on a stream of watches.
+    pub(super) fn watch_request(&mut self) -> WatchRequest {
+        let request_union = match self.random.below(20) {
+            0..13 => Some(RequestUnion::CreateRequest(self.watch())),
+            13..17 => Some(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: self.watch_id() })),
+            17..19 => Some(RequestUnion::ProgressRequest(WatchProgressRequest {})),
+            _ => None,
         };
-        if self.chance(4) {
-            body = (0..self.random.below(12)).map(|_| self.random.next() as u8).collect();
-        }
-        for _ in 0..=self.random.below(2) {
-            let at = self.random.below(body.len() as u64 + 1) as usize;
-            match self.random.below(4) {
-                0 => body.truncate(at),
-                1 => body.insert(at, self.random.next() as u8),
-                // A field that nobody knows.
-                2 => body.extend_from_slice(&[0xba, 0x3e, 1, 0]),
-                _ if at < body.len() => body[at] ^= 1 << self.random.below(8),
-                _ => {}
-            }
-        }
-        Step::Raw(method, body.into())
+        WatchRequest { request_union }
     }
 }
