@@ -355,11 +355,12 @@ fn new_watch(create: WatchCreateRequest) -> NewWatch {
     NewWatch { key, range_end, start_revision, watch_id, options }
 }
 
-/// etcd's words, on which clients match.
+/// etcd's words, on which clients match. It knows no bound on watches; its word for too much of anything will do.
 fn reason(refusal: Refusal) -> String {
     match refusal {
         Refusal::Compacted => Status::from(Error::Compacted).message.into_owned(),
         Refusal::EmptyRange => "mvcc: watcher range is empty".to_owned(),
+        Refusal::TooMany => Status::from(Error::TooManyRequests).message.into_owned(),
         Refusal::DuplicateId => "mvcc: duplicate watch ID provided on the WatchStream".to_owned(),
     }
 }
