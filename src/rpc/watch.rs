@@ -17,7 +17,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_channel::oneshot;
 use futures_lite::future::{poll_fn, yield_now};
-use futures_util::FutureExt;
 use prost::Message;
 
 use super::front::OVERHEAD;
@@ -89,11 +88,11 @@ impl Inbound for Requests {
 
 impl Outbound for Replies {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        pin!(self.ready()).poll(cx)
+        Replies::poll_ready(self, cx)
     }
 
     fn send(&mut self, parts: Vec<Bytes>) -> Result<(), Gone> {
-        self.send_parts(parts).now_or_never().expect("a message does not wait once `ready` has said so")
+        self.push(parts)
     }
 }
 
