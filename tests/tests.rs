@@ -5,6 +5,7 @@ mod cli;
 mod crash;
 mod differential;
 mod guards;
+mod hostile;
 mod kube;
 mod kube_shaped;
 mod lease;
