@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fuzz linear fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fuzz linear hostile fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -91,6 +91,10 @@ linear: toolchain
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle
 	BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --test tests -- limits:: --include-ignored --skip limits::figures --test-threads=1 --nocapture
+
+# Clients that mean harm, in full size, on the release binary; prints what it measures. As root also hosts that vanish.
+hostile: release
+	BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --test tests -- hostile:: --include-ignored --test-threads=1 --nocapture
 
 # Idle memory, sizes and start times, beside a real etcd in the same run.
 figures: release oracle

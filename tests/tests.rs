@@ -6,6 +6,7 @@ mod crash;
 mod differential;
 mod fuzz;
 mod guards;
+mod hostile;
 mod kube;
 mod kube_shaped;
 mod lease;

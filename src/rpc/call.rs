@@ -4,8 +4,8 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use futures_lite::future;
 use futures_util::{Stream, StreamExt};
 use h2::RecvStream;
 
-use super::allowance::{Allowance, Ticket};
+use super::allowance::{Allowance, Room, Ticket};
 use super::frame::{Encoding, Reader, Segment};
 use super::grpc::{Call, Gone, MethodId, Reply, Services};
 use super::outlet::Outlet;
@@ -24,6 +24,9 @@ use crate::error::Error;
 
 pub use super::outlet::Replies;
 
+/// About what a long reply is made of at a time, in bytes.
+pub const PIECE: usize = 64 * 1024;
+
 /// What all calls of a connection share.
 pub struct Shared {
     /// Who answers.
@@ -32,10 +35,16 @@ pub struct Shared {
     pub timers: Arc<dyn Timers>,
     /// Deadlines of the calls inside the connection's task.
     pub alarms: Arc<Alarms>,
-    /// Requests in memory, of the whole process.
+    /// Requests in memory, of this connection.
     pub requests: Arc<Allowance>,
-    /// Replies in memory, of this connection.
+    /// Unary calls that run at a time: a number of them, not of bytes.
+    pub running: Arc<Allowance>,
+    /// Replies of unary calls in memory.
     pub replies: Arc<Allowance>,
+    /// Those of streams: apart, so that streams which are not read hold up no calls.
+    pub streamed: Arc<Allowance>,
+    /// Calls that are over, but whose last words may not have left.
+    pub leaving: Arc<Leaving>,
     /// The longest message a client may send, in bytes.
     pub message_limit: usize,
 }
@@ -54,6 +63,33 @@ pub struct Begun {
     pub body: RecvStream,
     /// Our half.
     pub sender: Sender,
+    /// Counts the call as open.
+    pub place: Ticket,
+}
+
+/// The places of calls whose last words wait in HTTP/2's library, where they take as much memory as the call did.
+#[derive(Default)]
+pub struct Leaving(Mutex<Vec<Ticket>>);
+
+impl Leaving {
+    /// A call is over.
+    pub fn enter(&self, place: Ticket) {
+        self.lock().push(place);
+    }
+
+    /// All has left.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.lock().iter().map(Ticket::bytes).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Ticket>> {
+        self.0.lock().expect("no panic while it was held")
+    }
 }
 
 /// Why a call has no reply.
@@ -90,8 +126,14 @@ impl From<End> for Status {
 }
 
 /// Answers a unary call. Runs inside the connection's task.
-pub async fn unary(shared: &Shared, begun: Begun) {
-    let Begun { id, method, call, encoding, body, mut sender } = begun;
+pub async fn unary(shared: &Shared, mut begun: Begun) {
+    let place = begun.place.take();
+    answer(shared, begun).await;
+    shared.leaving.enter(place);
+}
+
+async fn answer(shared: &Shared, begun: Begun) {
+    let Begun { id, method, call, encoding, body, mut sender, .. } = begun;
     // A call that comes too late is not begun.
     if call.deadline.is_some_and(|at| at <= shared.timers.now()) {
         return sender.finish(Err(&Error::DeadlineExceeded.into()));
@@ -103,6 +145,7 @@ pub async fn unary(shared: &Shared, begun: Begun) {
     let outcome = {
         let mut work = pin!(async {
             let message = incoming.next().await?.ok_or(Status::new(Code::Unknown, "EOF"))?;
+            let _running = turn(shared).await;
             tally.start();
             shared.services.received(method, message.len());
             Ok::<Reply, End>(shared.services.clone().unary(method, call, message).await?)
@@ -133,6 +176,17 @@ pub async fn unary(shared: &Shared, begun: Begun) {
     }
 }
 
+/// Waits until a call may run: its client has room for the reply, and not too many others under way.
+async fn turn(shared: &Shared) -> Ticket {
+    let (mut replies, mut running) = (Room::of(&shared.replies), Room::of(&shared.running));
+    poll_fn(|cx| {
+        ready!(replies.poll(cx));
+        running.poll(cx)
+    })
+    .await;
+    shared.running.ticket(1)
+}
+
 async fn send_reply(shared: &Shared, method: MethodId, reply: Reply, mut sender: Sender) -> Result<(), Gone> {
     match reply {
         Reply::Whole(message) => {
@@ -153,7 +207,7 @@ async fn send_reply(shared: &Shared, method: MethodId, reply: Reply, mut sender:
     Ok(())
 }
 
-/// Sends a message as its pieces are made. False: they do not sum up to `total`.
+/// Sends a message as its pieces are made, each when there is room for it. False: they do not sum up to `total`.
 async fn send_pieces(
     shared: &Shared,
     total: u32,
@@ -163,12 +217,12 @@ async fn send_pieces(
     let mut left = u64::from(total);
     let mut prefix = Some(total);
     loop {
-        poll_fn(|cx| match sender.poll_gone(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(Gone)),
-            Poll::Pending => shared.replies.poll_room(cx).map(Ok),
-        })
-        .await?;
-        let piece = pieces.next().await;
+        // The first is there already.
+        let reserved = match prefix {
+            Some(_) => None,
+            None => Some(unless_gone(sender, shared.replies.reserve(PIECE)).await?),
+        };
+        let piece = unless_gone(sender, pieces.next()).await?;
         let at_end = piece.is_none();
         let piece = piece.unwrap_or_default();
         match left.checked_sub(piece.len() as u64) {
@@ -179,6 +233,7 @@ async fn send_pieces(
             Some(total) => Segment::first(total, piece),
             None => Segment::plain(piece),
         };
+        drop(reserved);
         sender.send(segment.ticketed(&shared.replies)).await?;
         if at_end {
             return Ok(left == 0);
@@ -186,15 +241,31 @@ async fn send_pieces(
     }
 }
 
+/// Does `work` as long as the client is there.
+async fn unless_gone<T>(sender: &mut Sender, work: impl Future<Output = T>) -> Result<T, Gone> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match sender.poll_gone(cx) {
+        Poll::Ready(()) => Poll::Ready(Err(Gone)),
+        Poll::Pending => work.as_mut().poll(cx).map(Ok),
+    })
+    .await
+}
+
 /// Answers a streaming call. A task of its own.
-pub async fn stream(shared: Arc<Shared>, begun: Begun) {
+pub async fn stream(shared: Arc<Shared>, mut begun: Begun) {
+    let place = begun.place.take();
+    converse(&shared, begun).await;
+    shared.leaving.enter(place);
+}
+
+async fn converse(shared: &Shared, begun: Begun) {
     let Begun { method, call, encoding, body, mut sender, .. } = begun;
-    let mut tally = Tally::new(&shared, method);
+    let mut tally = Tally::new(shared, method);
     tally.start();
     let late = call.deadline.map(|at| shared.timers.sleep(at.saturating_sub(shared.timers.now())));
-    let incoming = Incoming::new(&shared, encoding, body, Code::Internal);
+    let incoming = Incoming::new(shared, encoding, body, Code::Internal);
     let requests = Requests { incoming, services: shared.services.clone(), method };
-    let outlet = Arc::new(Outlet::default());
+    let outlet = Arc::new(Outlet::new(&shared.streamed));
     let _abandoned_at_the_end = Abandon(&outlet);
     let replies = outlet.replies(shared.services.clone(), method);
     let handler = shared.services.clone().stream(method, call, requests, replies);
@@ -205,7 +276,7 @@ pub async fn stream(shared: Arc<Shared>, begun: Begun) {
             Ok(outcome)
         };
         let work = async {
-            let (outcome, ()) = future::try_zip(run, outlet.drain(&mut sender, &shared.replies)).await?;
+            let (outcome, ()) = future::try_zip(run, outlet.drain(&mut sender)).await?;
             Ok::<(), End>(outcome?)
         };
         let deadline = async {

@@ -29,6 +29,18 @@ const SNIFF: Duration = Duration::from_secs(60);
 pub(super) const OVERHEAD: usize = 512 * 1024;
 /// Requests in memory at a time.
 const REQUESTS: usize = 64 * 1024 * 1024;
+/// Calls that are open, at what they take in memory: about 25,000 with few headers.
+const CALLS: usize = 128 * 1024 * 1024;
+/// Replies that clients have not taken.
+const REPLIES: usize = 64 * 1024 * 1024;
+/// Of each of these, what is promised to every connection.
+pub(super) const PROMISED: usize = 64 * 1024;
+/// A buffer that is filled piece by piece may be twice as large as what is in it.
+pub(super) const DOUBLED: usize = 2;
+/// Replies of unary calls that may wait for one connection. Further calls of it are not run till it has taken some.
+const CONNECTION_REPLIES: usize = 1024 * 1024;
+/// Replies of streams that may: of more than a hundred that stall, before the others of their connection wait.
+const CONNECTION_STREAMED: usize = 8 * 1024 * 1024;
 
 /// What connections are allowed.
 #[derive(Clone, Debug)]
@@ -37,6 +49,8 @@ pub struct Settings {
     pub max_request_bytes: usize,
     /// `--max-concurrent-streams`, per connection.
     pub max_concurrent_streams: u32,
+    /// `--grpc-keepalive-min-time`
+    pub keepalive_min_time: Duration,
     /// `--grpc-keepalive-interval`; zero: never.
     pub keepalive_interval: Duration,
     /// `--grpc-keepalive-timeout`
@@ -53,6 +67,7 @@ impl Settings {
         Settings {
             max_request_bytes: config.max_request_bytes,
             max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_min_time: config.keepalive_min_time,
             keepalive_interval: config.keepalive_interval,
             keepalive_timeout: config.keepalive_timeout,
             // One request of any allowed size has to fit.
@@ -95,12 +110,50 @@ pub struct Link {
     pub executor: Arc<Executor<'static>>,
     /// Time.
     pub timers: Arc<dyn Timers>,
-    /// Requests in memory, of the whole process.
-    pub requests: Arc<Allowance>,
+    /// Memory for clients, of the whole process.
+    pub memory: Memory,
     /// Who answers.
     pub offer: Offer,
     /// Who asks.
     pub peer: Arc<Peer>,
+}
+
+/// What clients may make the process hold.
+#[derive(Clone)]
+pub struct Memory {
+    calls: Arc<Allowance>,
+    requests: Arc<Allowance>,
+    replies: Arc<Allowance>,
+}
+
+/// A connection's part of it.
+#[derive(Clone)]
+pub struct Budget {
+    /// Calls that are open.
+    pub calls: Arc<Allowance>,
+    /// Requests that are being read or answered.
+    pub requests: Arc<Allowance>,
+    /// Replies of unary calls.
+    pub replies: Arc<Allowance>,
+    /// Replies of streams.
+    pub streamed: Arc<Allowance>,
+}
+
+impl Memory {
+    fn of(settings: &Settings) -> Memory {
+        let [calls, requests, replies] = [CALLS, settings.request_memory, REPLIES].map(Allowance::new);
+        Memory { calls, requests, replies }
+    }
+
+    /// The part of a further connection.
+    pub fn of_connection(&self) -> Budget {
+        Budget {
+            calls: self.calls.share(usize::MAX, PROMISED),
+            requests: self.requests.share(usize::MAX, PROMISED),
+            replies: self.replies.share(CONNECTION_REPLIES, PROMISED),
+            streamed: self.replies.share(CONNECTION_STREAMED, PROMISED),
+        }
+    }
 }
 
 /// All connections of the server.
@@ -108,7 +161,7 @@ pub struct Front {
     settings: Settings,
     executor: Arc<Executor<'static>>,
     timers: Arc<dyn Timers>,
-    requests: Arc<Allowance>,
+    memory: Memory,
     connections: Arc<Semaphore>,
     stop: Arc<Stop>,
 }
@@ -116,9 +169,9 @@ pub struct Front {
 impl Front {
     /// Nothing is listened to yet.
     pub fn new(settings: Settings, executor: Arc<Executor<'static>>, timers: Arc<dyn Timers>) -> Arc<Front> {
-        let requests = Allowance::new(settings.request_memory);
+        let memory = Memory::of(&settings);
         let connections = Arc::new(Semaphore::new(settings.max_connections));
-        Arc::new(Front { settings, executor, timers, requests, connections, stop: Arc::default() })
+        Arc::new(Front { settings, executor, timers, memory, connections, stop: Arc::default() })
     }
 
     /// Serves one connection to its end. The seam: `io` may be anything.
@@ -159,7 +212,7 @@ impl Front {
             settings: self.settings.clone(),
             executor: self.executor.clone(),
             timers: self.timers.clone(),
-            requests: self.requests.clone(),
+            memory: self.memory.clone(),
             offer,
             peer: Arc::new(peer),
         });
@@ -198,6 +251,11 @@ async fn sniff(stream: &mut Stream) -> Option<Protocol> {
     let protocol = if first == PREFACE { Protocol::Http2 } else { Protocol::Http1 };
     stream.unread(first.freeze());
     Some(protocol)
+}
+
+/// What is said to a request whose body there is no memory for.
+pub fn no_room() -> Response<Body> {
+    plain_text(StatusCode::SERVICE_UNAVAILABLE, "etcdserver: too many requests\n")
 }
 
 /// An answer in plain text.

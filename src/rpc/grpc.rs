@@ -76,11 +76,11 @@ pub trait Services: Send + Sync + 'static {
 pub enum Reply {
     /// All of it.
     Whole(Bytes),
-    /// So many bytes, made piece by piece while the client takes them; about 256 KiB a piece. Never held whole.
+    /// So many bytes, made piece by piece while the client takes them; about 64 KiB a piece. Never held whole.
     Pieces {
         /// The message's length: what the pieces sum up to. A stream that yields another sum resets the call.
         total: u32,
-        /// In order. Polled only when the connection can take more.
+        /// In order, the first of them made already. The others are asked for when there is room for them.
         pieces: Pin<Box<dyn Stream<Item = Bytes> + Send>>,
     },
 }

@@ -16,7 +16,8 @@ use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
-use super::front::{Link, plain_text};
+use super::allowance::{Allowance, Ticket};
+use super::front::{DOUBLED, Link, no_room, plain_text};
 use super::grpc::BoxFuture;
 use super::http::{Body, Endpoints};
 use super::stop::{Guest, Phase};
@@ -32,9 +33,10 @@ const BUFFER: usize = 64 * 1024;
 
 /// Serves a connection to its end.
 pub async fn serve(stream: Stream, link: Arc<Link>, mut guest: Guest) {
+    let requests = link.memory.of_connection().requests;
     let service = service_fn(|request| {
-        let link = link.clone();
-        async move { Ok::<_, Infallible>(answer(&link, request).await) }
+        let (link, requests) = (link.clone(), requests.clone());
+        async move { Ok::<_, Infallible>(answer(&link, &requests, request).await) }
     });
     let mut settings = http1::Builder::new();
     settings.timer(HyperTimer(link.timers.clone())).header_read_timeout(HEADERS).max_buf_size(BUFFER);
@@ -57,9 +59,9 @@ pub async fn serve(stream: Stream, link: Arc<Link>, mut guest: Guest) {
     }
 }
 
-async fn answer(link: &Link, request: Request<Incoming>) -> Response<HyperBody> {
+async fn answer(link: &Link, requests: &Arc<Allowance>, request: Request<Incoming>) -> Response<HyperBody> {
     let response = match &link.offer.endpoints {
-        Some(endpoints) => ask(link, endpoints.clone(), request).await,
+        Some(endpoints) => ask(link, requests, endpoints.clone(), request).await,
         None => plain_text(
             StatusCode::NOT_FOUND,
             "this address serves gRPC only, over HTTP/2: use one of --listen-client-http-urls\n",
@@ -68,29 +70,48 @@ async fn answer(link: &Link, request: Request<Incoming>) -> Response<HyperBody> 
     response.map(HyperBody)
 }
 
-async fn ask(link: &Link, endpoints: Arc<dyn Endpoints>, request: Request<Incoming>) -> Response<Body> {
+async fn ask(
+    link: &Link,
+    requests: &Arc<Allowance>,
+    endpoints: Arc<dyn Endpoints>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let limit = link.settings.message_limit();
     let (head, body) = request.into_parts();
-    match within(&*link.timers, BODY, read_body(body, limit)).await {
-        Some(Ok(Some(body))) => endpoints.answer(link.peer.clone(), Request::from_parts(head, body)).await,
-        Some(Ok(None)) => plain_text(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes\n")),
-        Some(Err(error)) => plain_text(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}\n")),
+    let mut held = requests.ticket(0);
+    match within(&*link.timers, BODY, read_body(body, limit, &mut held)).await {
+        Some(Ok(body)) => endpoints.answer(link.peer.clone(), Request::from_parts(head, body)).await,
+        Some(Err(Unread::TooLong)) => {
+            plain_text(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes\n"))
+        }
+        Some(Err(Unread::NoRoom)) => no_room(),
+        Some(Err(Unread::Broken(error))) => plain_text(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}\n")),
         None => plain_text(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive in {BODY:?}\n")),
     }
 }
 
-/// The whole body; None if it is longer than `limit`.
-async fn read_body(mut body: Incoming, limit: usize) -> hyper::Result<Option<Bytes>> {
+/// Why a body was not read to its end.
+enum Unread {
+    TooLong,
+    NoRoom,
+    Broken(hyper::Error),
+}
+
+/// The whole body, up to `limit`, counted as `held`.
+async fn read_body(mut body: Incoming, limit: usize, held: &mut Ticket) -> Result<Bytes, Unread> {
     let mut whole = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         // Trailers mean nothing to us.
-        let Ok(part) = frame?.into_data() else { continue };
+        let Ok(part) = frame.map_err(Unread::Broken)?.into_data() else { continue };
         if whole.len() + part.len() > limit {
-            return Ok(None);
+            return Err(Unread::TooLong);
+        }
+        if !held.grow(DOUBLED * part.len()) {
+            return Err(Unread::NoRoom);
         }
         whole.extend_from_slice(&part);
     }
-    Ok(Some(whole.freeze()))
+    Ok(whole.freeze())
 }
 
 /// A [`Body`] as hyper wants it.

@@ -12,17 +12,18 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream as Pieces, StreamExt};
 use h2::server::{self, SendResponse};
-use h2::{RecvStream, SendStream};
-use http::{Method, Request, Response, StatusCode, header};
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 
-use super::allowance::Allowance;
+use super::allowance::{Allowance, Ticket};
 use super::authority::Mended;
-use super::call::{self, Begun, Shared};
+use super::call::{self, Begun, Leaving, Shared};
 use super::frame::{Encoding, Segment};
-use super::front::{Link, plain_text};
+use super::frame_heads::go_away;
+use super::front::{Budget, DOUBLED, Link, PROMISED, no_room, plain_text};
 use super::grpc::{Call, Gone, Route};
 use super::http::{Body, Endpoints};
-use super::keepalive::Keepalive;
+use super::keepalive::{Keepalive, PingPolicy, TOO_MANY_PINGS};
 use super::metadata::parse_timeout;
 use super::sender::{Sender, send_data};
 use super::status::{Code, Status};
@@ -40,8 +41,14 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const HEADER_LIST: u32 = 1024 * 1024;
 /// What HTTP/2's library may buffer for one stream.
 const SEND_BUFFER: usize = 256 * 1024;
-/// Replies that may wait for one connection before it is paused.
-const REPLIES: usize = 1024 * 1024;
+/// Unary calls of a connection that run at a time; others of it wait. So one client alone does not fill the loop's inbox.
+const RUNNING: usize = 2_000;
+/// About what an answer that is no gRPC message takes while it is made: `/metrics` is the longest.
+const HTTP_ANSWER: usize = 128 * 1024;
+/// What a call takes in memory while it is open, in bytes, as measured: a stream of HTTP/2's library, the call, its task.
+const CALL: usize = 5 * 1024;
+/// And each of its header fields, beside name and value.
+const HEADER: usize = 128;
 
 /// Serves a connection to its end.
 pub async fn serve(stream: Stream, link: Arc<Link>, guest: Guest) {
@@ -75,15 +82,15 @@ fn settings(link: &Link) -> server::Builder {
 /// What the connection's task does itself.
 enum Job {
     Unary(Arc<Shared>, Begun),
-    Http(Arc<dyn Endpoints>, Request<RecvStream>, SendResponse<Segment>, Arc<Allowance>),
+    Http(Arc<dyn Endpoints>, Request<RecvStream>, SendResponse<Segment>, Budget, Ticket),
 }
 
 async fn answer(link: Arc<Link>, job: Job) {
     match job {
         Job::Unary(shared, begun) => call::unary(&shared, begun).await,
-        Job::Http(endpoints, request, respond, replies) => {
+        Job::Http(endpoints, request, respond, budget, _place) => {
             // A client that is gone needs no answer.
-            let _ = http(&link, endpoints, request, respond, &replies).await;
+            let _ = http(&link, endpoints, request, respond, &budget).await;
         }
     }
 }
@@ -100,8 +107,12 @@ struct Connection<A, F> {
     jobs: FuturesUnordered<F>,
     alarms: Arc<Alarms>,
     armed: Armed,
-    replies: Arc<Allowance>,
+    budget: Budget,
+    leaving: Arc<Leaving>,
     keepalive: Keepalive,
+    pings: PingPolicy,
+    /// The newest stream that was begun.
+    last_stream: u32,
     calls: u64,
     draining: bool,
 }
@@ -112,14 +123,17 @@ struct Ended;
 impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
     fn new(mut h2: server::Connection<Wire, Segment>, wire: Wire, link: Arc<Link>, guest: Guest, answer: A) -> Self {
         let alarms = Alarms::new(link.timers.clone());
-        let replies = Allowance::new(REPLIES);
+        let (budget, leaving) = (link.memory.of_connection(), Arc::<Leaving>::default());
         let shared = link.offer.services.as_ref().map(|services| {
             Arc::new(Shared {
                 services: services.clone(),
                 timers: link.timers.clone(),
                 alarms: alarms.clone(),
-                requests: link.requests.clone(),
-                replies: replies.clone(),
+                requests: budget.requests.clone(),
+                running: Allowance::new(RUNNING),
+                replies: budget.replies.clone(),
+                streamed: budget.streamed.clone(),
+                leaving: leaving.clone(),
                 message_limit: link.settings.message_limit(),
             })
         });
@@ -127,8 +141,26 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
         let (interval, timeout) = (link.settings.keepalive_interval, link.settings.keepalive_timeout);
         let keepalive = Keepalive::new(link.timers.clone(), interval, timeout, ping_pong);
         let jobs = FuturesUnordered::new();
-        let (armed, calls, draining) = (Armed::default(), 0, false);
-        Connection { h2, wire, link, guest, shared, answer, jobs, alarms, armed, replies, keepalive, calls, draining }
+        let pings = PingPolicy::new(link.settings.keepalive_min_time);
+        let (armed, last_stream, calls, draining) = (Armed::default(), 0, 0, false);
+        Connection {
+            h2,
+            wire,
+            link,
+            guest,
+            shared,
+            answer,
+            jobs,
+            alarms,
+            armed,
+            budget,
+            leaving,
+            keepalive,
+            pings,
+            last_stream,
+            calls,
+            draining,
+        }
     }
 
     /// Ready when the connection has ended.
@@ -159,10 +191,28 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
             log::debug!("{} answers no PING; its connection is closed", self.link.peer.addr);
             return Err(Ended);
         }
+        if !self.pings.bears(self.wire.take_signs(), !self.budget.calls.is_idle(), self.link.timers.now()) {
+            log::debug!("{} pings too often; its connection is closed", self.link.peer.addr);
+            self.wire.last_words(&go_away(self.last_stream, Reason::ENHANCE_YOUR_CALM.into(), TOO_MANY_PINGS), cx);
+            return Err(Ended);
+        }
         match self.wire.poll_end_turn(cx) {
             Poll::Ready(Err(_)) => Err(Ended),
-            _ => Ok(()),
+            Poll::Ready(Ok(())) => {
+                self.leaving.clear();
+                Ok(())
+            }
+            Poll::Pending if self.is_deaf() => {
+                log::debug!("{} hears no answers; its connection is closed", self.link.peer.addr);
+                Err(Ended)
+            }
+            Poll::Pending => Ok(()),
         }
+    }
+
+    /// Whether the client leaves more last words unread than it is promised room for, while there is none left for others.
+    fn is_deaf(&self) -> bool {
+        !self.budget.calls.has_room() && self.leaving.bytes() > PROMISED
     }
 
     fn drain(&mut self) {
@@ -175,15 +225,6 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
     /// Takes the requests that have arrived; also reads, answers PINGs and queues what was sent.
     fn accept(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         loop {
-            // A client that does not read its replies is not asked for more requests. The rest of the connection lives on.
-            if self.replies.poll_room(cx).is_pending() {
-                if self.h2.poll_closed(cx).is_ready() {
-                    return Err(Ended);
-                }
-                if !self.replies.has_room() {
-                    return Ok(());
-                }
-            }
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
                 Poll::Ready(Some(Err(error))) => {
@@ -207,43 +248,55 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
 
     fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Segment>) {
         let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        self.last_stream = respond.stream_id().as_u32();
+        let cost = CALL + cost_of(request.headers());
+        let mut place = self.budget.calls.ticket(0);
+        if !place.grow(cost) {
+            self.leaving.enter(self.budget.calls.ticket(CALL));
+            return Sender::new(respond, content_type).refuse(StatusCode::OK, &Error::TooManyRequests.into());
+        }
         match (&self.link.offer.endpoints, &self.shared) {
             (_, Some(shared)) if is_grpc(content_type) => {
                 let sender = Sender::new(respond, content_type);
-                self.begin_call(shared.clone(), request, sender);
+                self.begin_call(shared.clone(), request, sender, place);
             }
             (_, None) if is_grpc(content_type) => {
                 let text = "this address serves HTTP only, no gRPC: use one of --listen-client-urls";
+                self.leaving.enter(place);
                 Sender::new(respond, content_type).refuse(StatusCode::OK, &Status::new(Code::Unimplemented, text));
             }
             (Some(endpoints), _) => {
-                let job = Job::Http(endpoints.clone(), request, respond, self.replies.clone());
+                let job = Job::Http(endpoints.clone(), request, respond, self.budget.clone(), place);
                 self.jobs.push((self.answer)(self.link.clone(), job));
             }
             (None, _) => {
                 let text = format!("invalid gRPC request content-type {:?}", String::from_utf8_lossy(content_type));
                 let status = Status::new(Code::InvalidArgument, text);
+                self.leaving.enter(place);
                 Sender::new(respond, content_type).refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
             }
         }
     }
 
-    fn begin_call(&mut self, shared: Arc<Shared>, request: Request<RecvStream>, sender: Sender) {
+    fn begin_call(&mut self, shared: Arc<Shared>, request: Request<RecvStream>, sender: Sender, place: Ticket) {
         let (head, body) = request.into_parts();
         let opened = match open(&self.link, &shared, head) {
             Ok(opened) => opened,
-            Err((http, status)) => return sender.refuse(http, &status),
+            Err((http, status)) => {
+                self.leaving.enter(place);
+                return sender.refuse(http, &status);
+            }
         };
         let Opened { route, call, encoding } = opened;
         self.calls += 1;
         let id = self.calls;
         match route {
             Route::Unary(method) => {
-                let begun = Begun { id, method, call, encoding, body, sender };
+                let begun = Begun { id, method, call, encoding, body, sender, place };
                 self.jobs.push((self.answer)(self.link.clone(), Job::Unary(shared, begun)));
             }
             Route::ServerStream(method) | Route::BidiStream(method) => {
-                let begun = Begun { id, method, call, encoding, body, sender };
+                let begun = Begun { id, method, call, encoding, body, sender, place };
                 self.link.executor.spawn(call::stream(shared, begun)).detach();
             }
             Route::UnknownMethod | Route::UnknownService => unreachable!("refused by `open`"),
@@ -293,6 +346,11 @@ fn open(link: &Link, shared: &Shared, head: http::request::Parts) -> Result<Open
     Ok(Opened { route, call, encoding })
 }
 
+/// What header fields take in memory, roughly.
+fn cost_of(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| HEADER + name.as_str().len() + value.len()).sum()
+}
+
 /// Whether a content type is gRPC's: `application/grpc`, alone or with a subtype after `+` or `;`.
 fn is_grpc(content_type: &[u8]) -> bool {
     content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
@@ -304,23 +362,30 @@ async fn http(
     endpoints: Arc<dyn Endpoints>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Segment>,
-    replies: &Arc<Allowance>,
+    budget: &Budget,
 ) -> Result<(), Gone> {
     let (head, body) = request.into_parts();
     let is_head = head.method == Method::HEAD;
     let limit = link.settings.message_limit();
-    let response = match within(&*link.timers, BODY, read_body(body, limit)).await {
-        Some(Ok(Some(body))) => {
+    let mut held = budget.requests.ticket(0);
+    let whole = within(&*link.timers, BODY, read_body(body, limit, &mut held)).await;
+    let reserved = unless_reset(budget.replies.reserve(HTTP_ANSWER), &mut respond).await?;
+    let response = match whole {
+        Some(Ok(body)) => {
             let work = endpoints.answer(link.peer.clone(), Request::from_parts(head, body));
             unless_reset(work, &mut respond).await?
         }
-        Some(Ok(None)) => plain_text(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes\n")),
-        Some(Err(gone)) => return Err(gone),
+        Some(Err(Unread::TooLong)) => {
+            plain_text(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes\n"))
+        }
+        Some(Err(Unread::NoRoom)) => no_room(),
+        Some(Err(Unread::Gone)) => return Err(Gone),
         None => plain_text(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive in {BODY:?}\n")),
     };
     let (head, body) = response.into_parts();
     let body = if is_head { Body::Whole(Bytes::new()) } else { body };
-    send_http(respond, Response::from_parts(head, ()), body, replies).await
+    drop(reserved);
+    send_http(respond, Response::from_parts(head, ()), body, &budget.replies).await
 }
 
 /// Runs `work` as long as the client waits for it.
@@ -333,18 +398,28 @@ async fn unless_reset<T>(work: impl Future<Output = T>, respond: &mut SendRespon
     .await
 }
 
-/// The whole body; None if it is longer than `limit`.
-async fn read_body(mut body: RecvStream, limit: usize) -> Result<Option<Bytes>, Gone> {
+/// Why a body was not read to its end.
+enum Unread {
+    TooLong,
+    NoRoom,
+    Gone,
+}
+
+/// The whole body, up to `limit`, counted as `held`.
+async fn read_body(mut body: RecvStream, limit: usize, held: &mut Ticket) -> Result<Bytes, Unread> {
     let mut whole = BytesMut::new();
     while let Some(part) = poll_fn(|cx| body.poll_data(cx)).await {
-        let part = part.map_err(|_| Gone)?;
+        let part = part.map_err(|_| Unread::Gone)?;
         if whole.len() + part.len() > limit {
-            return Ok(None);
+            return Err(Unread::TooLong);
         }
-        body.flow_control().release_capacity(part.len()).map_err(|_| Gone)?;
+        if !held.grow(DOUBLED * part.len()) {
+            return Err(Unread::NoRoom);
+        }
+        body.flow_control().release_capacity(part.len()).map_err(|_| Unread::Gone)?;
         whole.extend_from_slice(&part);
     }
-    Ok(Some(whole.freeze()))
+    Ok(whole.freeze())
 }
 
 async fn send_http(

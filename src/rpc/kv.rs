@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 
+use super::call::PIECE;
 use super::check;
 use super::encode;
 use super::grpc::{Replies, Reply};
@@ -15,10 +16,8 @@ use crate::pb::etcdserverpb::{
 };
 use crate::server::Handle;
 
-/// An answer up to about so many bytes is made in one buffer.
-const WHOLE: usize = 1 << 20;
-/// A longer one is made in pieces of about so many bytes, while the client takes them.
-const PIECE: usize = 256 << 10;
+/// An answer of many rows up to so many bytes is made at once: on another thread, beside others that nobody may be reading.
+const SMALL: usize = 16 << 10;
 /// So many rows are read inside the connection's task. More might be many page faults on a slow card, and are read off it.
 const INLINE_ROWS: usize = 64;
 /// Rows in the first chunk of a stream at the most, as in etcd: the client sees the first rows soon.
@@ -45,13 +44,23 @@ pub async fn range(api: &Api, request: RangeRequest) -> Result<Reply, Status> {
     Ok(Reply::Pieces { total, pieces: Box::pin(pieces(api.server.clone(), first.freeze(), rows, tail)) })
 }
 
-/// The answer up to [`WHOLE`], and the length of what the rows left will add.
+/// The beginning of the answer, up to [`PIECE`], and the length of what the rows left will add.
 fn begin(rows: &mut Rows, header: &ResponseHeader) -> Result<(BytesMut, usize), Fault> {
     let mut first = BytesMut::with_capacity(512);
     encode::header(&mut first, header);
-    encode::rows(&mut first, rows, usize::MAX, WHOLE)?;
-    let mut rest = 0;
-    rows.lengths(|row| rest += encode::framed_len(row))?;
+    let framed = |rows: &mut Rows| {
+        let mut sum = 0;
+        rows.lengths(|row| sum += encode::framed_len(row))?;
+        Ok(sum)
+    };
+    if rows.len() > INLINE_ROWS {
+        let length = framed(rows)?;
+        if length > SMALL {
+            return Ok((first, length));
+        }
+    }
+    encode::rows(&mut first, rows, usize::MAX, PIECE)?;
+    let rest = framed(rows)?;
     Ok((first, rest))
 }
 
@@ -112,22 +121,24 @@ pub async fn range_stream(api: &Api, request: RangeRequest, replies: &mut Replie
     let target = api.limits.max_request_bytes;
     let mut limit = FIRST_CHUNK;
     loop {
-        replies.ready().await?;
+        let most = replies.at_once(target);
+        let reserved = replies.reserve(most).await?;
         let (left, chunk) = read(&api.server, rows, move |rows| {
             let mut chunk = BytesMut::new();
-            encode::rows(&mut chunk, rows, limit, target)?;
+            encode::rows(&mut chunk, rows, limit, most)?;
             Ok(chunk.freeze())
         })
         .await?;
         rows = left;
+        drop(reserved);
         if rows.is_empty() {
             let tail = encode::tail(more, count);
-            return Ok(replies.send_parts(encode::chunk(chunk, Some((&header, tail)))).await?);
+            return Ok(replies.push(encode::chunk(chunk, Some((&header, tail))))?);
         }
         if chunk.len() < target / 2 {
             limit = limit.saturating_mul(2);
         }
-        replies.send_parts(encode::chunk(chunk, None)).await?;
+        replies.push(encode::chunk(chunk, None))?;
     }
 }
 

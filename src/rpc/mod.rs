@@ -4,7 +4,8 @@
 //! listen.rs     sockets -> connections           stream.rs     one type for TCP, unix, TLS and a simulator's pipes
 //! tls/          handshakes, certificate files    front.rs      what a connection speaks: sniff or ALPN, then ...
 //! http2.rs      ... one task per connection      http1.rs      ... or hyper's HTTP/1.1
-//! authority.rs  odd headers of older clients     keepalive.rs  clients that are gone without a word
+//! authority.rs  odd headers of older clients     frame_heads.rs  kinds of the frames that pass
+//! keepalive.rs  clients that are gone without a word, and such as ask too often whether we are
 //! call.rs       one gRPC call on one stream      frame.rs      gRPC's length-prefixed messages, gzip
 //! sender.rs     our half of its stream           outlet.rs     a stream's replies on their way there
 //! metadata.rs   timeouts, percent and base64     status.rs     every [`crate::error::Error`] as code and text
@@ -15,8 +16,8 @@
 //! ```
 //!
 //! In: connections, as any `AsyncRead + AsyncWrite`. Out: [`grpc::Services`] and [`http::Endpoints`] are asked, and their answers sent.
-//! Always: what a client can make us hold is bounded per connection; nothing from a client panics; a handler that waits never
-//! keeps its connection from reading, writing or answering PINGs.
+//! Always: what clients can make us hold is bounded, together and for each connection (`ARCHITECTURE.md` has the table); nothing from
+//! a client panics; a handler that waits never keeps its connection from reading, writing or answering PINGs.
 
 mod allowance;
 mod authority;
@@ -27,6 +28,7 @@ mod cluster;
 mod encode;
 pub mod endpoints;
 pub mod frame;
+mod frame_heads;
 pub mod front;
 pub mod grpc;
 mod health;

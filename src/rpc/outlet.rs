@@ -6,9 +6,9 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
-use super::allowance::Allowance;
+use super::allowance::{Allowance, Room, Ticket};
 use super::frame::Segment;
 use super::grpc::{Gone, MethodId, Services};
 use super::sender::Sender;
@@ -19,6 +19,7 @@ const AHEAD: usize = 64 * 1024;
 /// Where a streaming handler puts its replies.
 pub struct Replies {
     outlet: Arc<Outlet>,
+    room: Room,
     services: Arc<dyn Services>,
     method: MethodId,
 }
@@ -32,6 +33,11 @@ impl Replies {
     /// Queues one message that is made of these parts, without copying them together. The parts hold less than 4 GiB.
     pub async fn send_parts(&mut self, parts: impl IntoIterator<Item = Bytes>) -> Result<(), Gone> {
         self.ready().await?;
+        self.push(parts)
+    }
+
+    /// Queues a message for which there was room.
+    pub fn push(&mut self, parts: impl IntoIterator<Item = Bytes>) -> Result<(), Gone> {
         let mut parts = VecDeque::from_iter(parts);
         let length: usize = parts.iter().map(Bytes::len).sum();
         let prefix = u32::try_from(length).expect("a message is shorter than 4 GiB");
@@ -42,7 +48,26 @@ impl Replies {
 
     /// Resolves when [`Replies::send`] would not wait: for a handler that wants to choose what to send as late as it can.
     pub async fn ready(&mut self) -> Result<(), Gone> {
-        poll_fn(|cx| self.outlet.poll_ready(cx)).await
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// As [`Replies::ready`].
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.outlet.poll_closed(cx).is_ready() {
+            return Poll::Ready(Err(Gone));
+        }
+        self.room.poll(cx).map(Ok)
+    }
+
+    /// How many bytes to make at once of a message that may be long: `wish`, or less while memory is scarce.
+    pub fn at_once(&self, wish: usize) -> usize {
+        self.outlet.held.at_once(wish)
+    }
+
+    /// Waits as [`Replies::ready`], and holds the place of a message of about so many bytes while it is made.
+    pub async fn reserve(&mut self, bytes: usize) -> Result<Ticket, Gone> {
+        self.ready().await?;
+        Ok(self.outlet.held.ticket(bytes))
     }
 
     /// Resolves when nobody listens any more. Seldom needed: the handler is dropped then.
@@ -52,15 +77,15 @@ impl Replies {
 }
 
 /// The queue itself.
-#[derive(Default)]
 pub struct Outlet {
     queue: Mutex<Queue>,
+    /// What is on its way: here, and in HTTP/2's library.
+    held: Arc<Allowance>,
 }
 
 #[derive(Default)]
 struct Queue {
     segments: VecDeque<Segment>,
-    bytes: usize,
     /// The handler is done: what is queued is the rest.
     finished: bool,
     /// The client is gone.
@@ -70,9 +95,14 @@ struct Queue {
 }
 
 impl Outlet {
+    /// Of a stream whose connection may hold `replies`.
+    pub fn new(replies: &Arc<Allowance>) -> Outlet {
+        Outlet { queue: Mutex::default(), held: replies.share(AHEAD, 0) }
+    }
+
     /// The handler's end.
     pub fn replies(self: &Arc<Outlet>, services: Arc<dyn Services>, method: MethodId) -> Replies {
-        Replies { outlet: self.clone(), services, method }
+        Replies { outlet: self.clone(), room: Room::of(&self.held), services, method }
     }
 
     /// No more messages will come.
@@ -87,19 +117,18 @@ impl Outlet {
         let mut queue = self.lock();
         queue.gone = true;
         queue.segments.clear();
-        queue.bytes = 0;
         wake(&mut queue.handler);
     }
 
     /// Sends all messages until [`Outlet::finish`], as the client takes them.
-    pub async fn drain(&self, sender: &mut Sender, replies: &Arc<Allowance>) -> Result<(), Gone> {
+    pub async fn drain(&self, sender: &mut Sender) -> Result<(), Gone> {
         loop {
             let next = poll_fn(|cx| match sender.poll_gone(cx) {
                 Poll::Ready(()) => Poll::Ready(Err(Gone)),
-                Poll::Pending => self.poll_next(replies, cx).map(Ok),
+                Poll::Pending => self.poll_next(cx).map(Ok),
             });
             let Some(segment) = next.await? else { return Ok(()) };
-            sender.send(segment.ticketed(replies)).await?;
+            sender.send(segment).await?;
         }
     }
 
@@ -108,24 +137,9 @@ impl Outlet {
         if queue.gone {
             return Err(Gone);
         }
-        for segment in std::iter::once(first).chain(rest) {
-            queue.bytes += segment.remaining();
-            queue.segments.push_back(segment);
-        }
+        queue.segments.extend(std::iter::once(first).chain(rest).map(|segment| segment.ticketed(&self.held)));
         wake(&mut queue.sender);
         Ok(())
-    }
-
-    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        let mut queue = self.lock();
-        if queue.gone {
-            return Poll::Ready(Err(Gone));
-        }
-        if queue.bytes < AHEAD {
-            return Poll::Ready(Ok(()));
-        }
-        queue.handler = Some(cx.waker().clone());
-        Poll::Pending
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -137,21 +151,16 @@ impl Outlet {
         Poll::Pending
     }
 
-    fn poll_next(&self, replies: &Allowance, cx: &mut Context<'_>) -> Poll<Option<Segment>> {
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Segment>> {
         let mut queue = self.lock();
-        if queue.segments.is_empty() && queue.finished {
+        if let Some(segment) = queue.segments.pop_front() {
+            return Poll::Ready(Some(segment));
+        }
+        if queue.finished {
             return Poll::Ready(None);
         }
         queue.sender = Some(cx.waker().clone());
-        if queue.segments.is_empty() || replies.poll_room(cx).is_pending() {
-            return Poll::Pending;
-        }
-        let segment = queue.segments.pop_front();
-        queue.bytes -= segment.as_ref().map_or(0, Segment::remaining);
-        if queue.bytes < AHEAD {
-            wake(&mut queue.handler);
-        }
-        Poll::Ready(segment)
+        Poll::Pending
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -4,7 +4,9 @@
 //! * it reads through a scratch buffer of the thread, so that no spare capacity is zeroed before each read;
 //! * a read that found nothing is not tried again until the socket says that there is more;
 //! * writes are gathered and go out once per turn of the connection's task, not once per reply;
-//! * a turn reads no more than [`TURN`], so that one client cannot keep a thread to itself.
+//! * a turn reads no more than [`TURN`], so that one client cannot keep a thread to itself;
+//! * while the socket takes nothing, nothing is read: what has to be said to a flood of requests, PINGs and mistakes is bounded by
+//!   what the client is willing to hear.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,8 +19,10 @@ use bytes::{Buf, Bytes};
 use futures_lite::{AsyncRead, AsyncWrite};
 use futures_util::task::AtomicWaker;
 
+use super::frame_heads::{ACK, FrameHeads, kind};
+
 /// Bytes read in one turn.
-const TURN: usize = 256 * 1024;
+const TURN: usize = 64 * 1024;
 /// Bytes that are gathered before they are written.
 const GATHER: usize = 64 * 1024;
 /// What is this long is not copied to be gathered.
@@ -114,6 +118,9 @@ struct Ends {
     turn_left: usize,
     /// Bytes read in all.
     received: u64,
+    incoming: FrameHeads,
+    outgoing: FrameHeads,
+    signs: Signs,
     /// Gathered, of which `written` are on their way.
     out: Vec<u8>,
     written: usize,
@@ -122,6 +129,17 @@ struct Ends {
     /// The last direct write waits for the socket. A flush now would take that wish back: async-net keeps one interest in writing
     /// per stream, and drops it when a flush has nothing to wait for.
     blocked: bool,
+    /// A read waits until the socket takes bytes again.
+    is_muted: bool,
+}
+
+/// What has passed since it was last asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Signs {
+    /// PINGs of the client, its answers to ours left out.
+    pub pings: u32,
+    /// Whether we have sent headers or data.
+    pub has_replied: bool,
 }
 
 /// Whether a read is worth a try.
@@ -153,10 +171,14 @@ impl Wire {
             gate_waker,
             turn_left: TURN,
             received: 0,
+            incoming: FrameHeads::of_client(),
+            outgoing: FrameHeads::of_server(),
+            signs: Signs::default(),
             out,
             written,
             defer: false,
             blocked: false,
+            is_muted: false,
         })))
     }
 
@@ -180,6 +202,22 @@ impl Wire {
         self.lock().received
     }
 
+    /// What has passed since the last time.
+    pub fn take_signs(&self) -> Signs {
+        std::mem::take(&mut self.lock().signs)
+    }
+
+    /// Puts a frame of our own behind what the library has sent, and out as far as the socket takes it. Left out if the library is
+    /// in the middle of a frame.
+    pub fn last_words(&self, frame: &[u8], cx: &mut Context<'_>) {
+        let mut ends = self.lock();
+        if ends.outgoing.is_between_frames() && !ends.blocked {
+            ends.out.extend_from_slice(frame);
+            // Whoever does not read does not hear it.
+            let _ = ends.poll_flush(cx);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ends> {
         self.0.lock().expect("no panic while it was held")
     }
@@ -191,6 +229,10 @@ impl Ends {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if self.poll_heard(cx).is_pending() {
+            self.is_muted = true;
+            return Poll::Pending;
+        }
         self.gate.task.register(cx.waker());
         // Closed before the try: a wake-up that comes during it opens the gate again.
         if !self.gate.open.swap(false, Ordering::AcqRel) {
@@ -198,12 +240,27 @@ impl Ends {
         }
         let mut context = Context::from_waker(&self.gate_waker);
         let most = buffer.remaining().min(self.turn_left);
-        let result = ready!(poll_read_scratch(&mut self.stream, &mut context, most, |bytes| buffer.put_slice(bytes)));
+        let (incoming, signs) = (&mut self.incoming, &mut self.signs);
+        let result = ready!(poll_read_scratch(&mut self.stream, &mut context, most, |bytes| {
+            incoming.walk(bytes, |kind, flags| signs.pings += u32::from(kind == kind::PING && flags & ACK == 0));
+            buffer.put_slice(bytes);
+        }));
         self.gate.open.store(true, Ordering::Release);
         let count = result?;
         self.turn_left -= count;
         self.received += count as u64;
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready unless the socket has lately refused to take bytes, and still does. An error shows in the next write.
+    fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.blocked {
+            return Poll::Pending;
+        }
+        if self.written > 0 || self.out.len() > GATHER / 2 {
+            let _ = ready!(self.poll_write_out(cx));
+        }
+        Poll::Ready(())
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -212,13 +269,27 @@ impl Ends {
             ready!(self.poll_write_out(cx))?;
             let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
             self.blocked = result.is_pending();
+            if let Poll::Ready(Ok(count)) = result {
+                self.note_sent(slices, count);
+            }
             return result;
         }
         if self.out.len() + length > GATHER {
             ready!(self.poll_write_out(cx))?;
         }
         slices.iter().for_each(|slice| self.out.extend_from_slice(slice));
+        self.note_sent(slices, length);
         Poll::Ready(Ok(length))
+    }
+
+    /// The first `count` bytes of these have left the library.
+    fn note_sent(&mut self, slices: &[io::IoSlice<'_>], mut count: usize) {
+        for slice in slices {
+            let sent = &slice[..count.min(slice.len())];
+            count -= sent.len();
+            let signs = &mut self.signs;
+            self.outgoing.walk(sent, |kind, _| signs.has_replied |= matches!(kind, kind::HEADERS | kind::DATA));
+        }
     }
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -242,6 +313,9 @@ impl Ends {
         ready!(self.poll_write_out(cx))?;
         if self.blocked {
             return Poll::Pending;
+        }
+        if std::mem::take(&mut self.is_muted) {
+            cx.waker().wake_by_ref();
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }

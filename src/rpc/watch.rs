@@ -17,7 +17,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_channel::oneshot;
 use futures_lite::future::{poll_fn, yield_now};
-use futures_util::FutureExt;
 use prost::Message;
 
 use super::front::OVERHEAD;
@@ -89,11 +88,11 @@ impl Inbound for Requests {
 
 impl Outbound for Replies {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        pin!(self.ready()).poll(cx)
+        Replies::poll_ready(self, cx)
     }
 
     fn send(&mut self, parts: Vec<Bytes>) -> Result<(), Gone> {
-        self.send_parts(parts).now_or_never().expect("a message does not wait once `ready` has said so")
+        self.push(parts)
     }
 }
 
@@ -355,11 +354,12 @@ fn new_watch(create: WatchCreateRequest) -> NewWatch {
     NewWatch { key, range_end, start_revision, watch_id, options }
 }
 
-/// etcd's words, on which clients match.
+/// etcd's words, on which clients match. It knows no bound on watches; its word for too much of anything will do.
 fn reason(refusal: Refusal) -> String {
     match refusal {
         Refusal::Compacted => Status::from(Error::Compacted).message.into_owned(),
         Refusal::EmptyRange => "mvcc: watcher range is empty".to_owned(),
+        Refusal::TooMany => Status::from(Error::TooManyRequests).message.into_owned(),
         Refusal::DuplicateId => "mvcc: duplicate watch ID provided on the WatchStream".to_owned(),
     }
 }

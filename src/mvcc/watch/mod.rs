@@ -78,11 +78,30 @@ struct Limits {
     response: usize,
     /// Answers without events that wait before no more requests should be read. A count.
     answers: usize,
+    /// What all watches together may take.
+    watches: usize,
+    /// What all queues together may. Above it the hub puts events into empty queues only; the others read history, later.
+    queues: usize,
+    /// What is read from history at a time while the queues hold so much.
+    scarce_page: usize,
 }
 
 /// etcd holds 128 answers of any size. A burst of 2 MiB is 7,000 small events; with 512 bytes a watch, a small event for each of any
-/// number of watches fits on top.
-const LIMITS: Limits = Limits { queue: 2 << 20, per_watch: 512, page: 1 << 20, response: 256 << 10, answers: 512 };
+/// number of watches fits on top. The sums bound what clients that never read can make us hold: about 200,000 watches, and what one
+/// burst is to a few dozen streams that stall.
+const LIMITS: Limits = Limits {
+    queue: 2 << 20,
+    per_watch: 512,
+    page: 1 << 20,
+    response: 256 << 10,
+    answers: 512,
+    watches: 128 << 20,
+    queues: 128 << 20,
+    scarce_page: 16 << 10,
+};
+
+/// What a watch costs beside its keys, in bytes: its entries with its stream, with the hub and under its range. As measured.
+const WATCH_OVERHEAD: usize = 600;
 
 /// A watcher of a stream, wherever it stands.
 #[derive(Clone, Debug)]
@@ -116,6 +135,8 @@ pub struct Hub {
 }
 
 struct HubState {
+    /// What the watches of all streams cost.
+    watches: usize,
     /// Every event up to this main revision has been handed to its synced watchers.
     published: i64,
     synced: Watchers<Synced>,
@@ -134,7 +155,7 @@ impl Hub {
     }
 
     fn with_limits(history: Arc<dyn History>, published: i64, limits: Limits) -> Arc<Hub> {
-        let state = Mutex::new(HubState { published, synced: Watchers::default(), hits: Hits::default() });
+        let state = Mutex::new(HubState { watches: 0, published, synced: Watchers::default(), hits: Hits::default() });
         Arc::new(Hub { history, limits, counters: Counters::default(), state })
     }
 
@@ -153,7 +174,7 @@ impl Hub {
     }
 
     fn publish_transaction(&self, state: &mut HubState, transaction: &[Arc<Event>], wakers: &mut Vec<Waker>) {
-        let HubState { published, synced, hits } = state;
+        let HubState { published, synced, hits, .. } = state;
         let main = transaction[0].revision.main;
         assert!(main > *published, "event of revision {main} after {published}");
         *published = main;
@@ -222,6 +243,7 @@ pub struct Counters {
     watchers: AtomicUsize,
     slow_watchers: AtomicUsize,
     pending_events: AtomicUsize,
+    pending_bytes: AtomicUsize,
     events: AtomicU64,
 }
 
@@ -251,16 +273,23 @@ impl Counters {
         self.events.load(Ordering::Relaxed)
     }
 
-    fn queued(&self, events: usize) {
+    /// Bytes of events in queues, by [`queue::cost_of`].
+    fn pending_bytes(&self) -> usize {
+        self.pending_bytes.load(Ordering::Relaxed)
+    }
+
+    fn queued(&self, events: usize, cost: usize) {
         self.pending_events.fetch_add(events, Ordering::Relaxed);
+        self.pending_bytes.fetch_add(cost, Ordering::Relaxed);
     }
 
-    fn forgotten(&self, events: usize) {
+    fn forgotten(&self, events: usize, cost: usize) {
         self.pending_events.fetch_sub(events, Ordering::Relaxed);
+        self.pending_bytes.fetch_sub(cost, Ordering::Relaxed);
     }
 
-    fn taken(&self, events: usize) {
-        self.pending_events.fetch_sub(events, Ordering::Relaxed);
+    fn taken(&self, events: usize, cost: usize) {
+        self.forgotten(events, cost);
         self.events.fetch_add(events as u64, Ordering::Relaxed);
     }
 }

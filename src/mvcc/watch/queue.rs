@@ -59,6 +59,8 @@ pub enum Refusal {
     EmptyRange,
     /// The stream has a watch with this id.
     DuplicateId,
+    /// All watches together take as much memory as they may.
+    TooMany,
 }
 
 /// Events of one watch: whole transactions, in order.
@@ -155,7 +157,8 @@ impl Queue {
     ) -> bool {
         let cost = cost_of(&events);
         let mut state = self.lock();
-        if !state.deliveries.is_empty() && state.cost + cost > state.limit {
+        let is_scarce = counters.pending_bytes() + cost > limits.queues;
+        if !state.deliveries.is_empty() && (is_scarce || state.cost + cost > state.limit) {
             return false;
         }
         let revision = events.last().map_or(0, |event| event.revision.main);
@@ -215,7 +218,7 @@ impl Queue {
         let mut state = self.lock();
         while let Some(delivery) = state.deliveries.pop_front() {
             if let Delivery::Events(batch) = delivery.delivery {
-                counters.forgotten(batch.events.len());
+                counters.forgotten(batch.events.len(), delivery.cost);
             }
         }
     }
@@ -272,7 +275,7 @@ impl QueueState {
         counters: &Counters,
     ) {
         let Some(last_main) = events.last().map(|event| event.revision.main) else { return };
-        counters.queued(events.len());
+        counters.queued(events.len(), cost);
         if let Some(Costed { delivery: Delivery::Events(batch), cost: batch_cost }) = self.growing(watcher, cost, limits) {
             assert!(batch.last_main < events[0].revision.main, "watch {} is fed in order", batch.watch_id);
             batch.events.extend(events);
@@ -300,7 +303,7 @@ impl QueueState {
         self.first_place += 1;
         self.cost -= cost;
         match &delivery {
-            Delivery::Events(batch) => counters.taken(batch.events.len()),
+            Delivery::Events(batch) => counters.taken(batch.events.len(), cost),
             _ => self.answers -= 1,
         }
         Some(delivery)

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::queue::{self, Delivery, Queue, Refusal};
 use super::watchers::{Slot, WatchedKeys, Watchers};
-use super::{Hits, Hub, HubState, NewWatch, Synced, Watcher};
+use super::{Hits, Hub, HubState, NewWatch, Synced, WATCH_OVERHEAD, Watcher};
 use crate::error::Fault;
 use crate::mvcc::{Event, History, HistoryError, HistoryPage};
 
@@ -35,6 +35,8 @@ struct Watch {
     progress_notify: bool,
     /// No event was sent since the last tick.
     is_quiet: bool,
+    /// What it counts for in [`HubState::watches`]. An ended one counts till its client says that it knows.
+    cost: usize,
     place: Place,
 }
 
@@ -95,7 +97,7 @@ impl WatchStream {
         let hub = self.hub.clone();
         let mut state = hub.lock();
         let revision = state.published;
-        let delivery = match self.admit(new) {
+        let delivery = match self.admit(&state, new) {
             Ok((watch_id, range)) => {
                 self.queue.push(Delivery::Created { watch_id, revision });
                 self.begin(&mut state, watch_id, range, new);
@@ -106,11 +108,14 @@ impl WatchStream {
         self.queue.push(delivery);
     }
 
-    fn admit(&mut self, new: &NewWatch) -> Result<(i64, WatchedKeys), Refusal> {
+    fn admit(&mut self, state: &HubState, new: &NewWatch) -> Result<(i64, WatchedKeys), Refusal> {
         if new.start_revision < 0 {
             return Err(Refusal::Compacted);
         }
         let range = WatchedKeys::new(&new.key, &new.range_end).ok_or(Refusal::EmptyRange)?;
+        if state.watches + cost_of(new) > self.hub.limits.watches {
+            return Err(Refusal::TooMany);
+        }
         if new.watch_id == 0 {
             return Ok((self.unused_id(), range));
         }
@@ -138,8 +143,9 @@ impl WatchStream {
             Place::Lagging(Arc::make_mut(&mut self.lagging).insert(range, watcher))
         };
         self.hub.counters.watchers.fetch_add(1, Ordering::Relaxed);
-        let (start_revision, progress_notify) = (new.start_revision, new.options.progress_notify);
-        self.watches.insert(id, Watch { start_revision, progress_notify, is_quiet: true, place });
+        let (start_revision, progress_notify, cost) = (new.start_revision, new.options.progress_notify, cost_of(new));
+        state.watches += cost;
+        self.watches.insert(id, Watch { start_revision, progress_notify, is_quiet: true, cost, place });
         self.queue.expect(self.watches.len(), &self.hub.limits);
     }
 
@@ -149,14 +155,15 @@ impl WatchStream {
         let mut state = hub.lock();
         self.absorb();
         let Some(watch) = self.watches.remove(&watch_id) else { return };
-        self.leave(&mut state, watch.place);
+        self.leave(&mut state, &watch);
         self.queue.expect(self.watches.len(), &hub.limits);
         self.queue.push(Delivery::Canceled { watch_id, revision: state.published });
     }
 
-    fn leave(&mut self, state: &mut HubState, place: Place) {
+    fn leave(&mut self, state: &mut HubState, watch: &Watch) {
         let counters = &self.hub.counters;
-        match place {
+        state.watches -= watch.cost;
+        match watch.place {
             Place::Synced(slot) => drop(state.synced.remove(slot)),
             Place::Lagging(slot) => {
                 Arc::make_mut(&mut self.lagging).remove(slot);
@@ -242,7 +249,10 @@ impl WatchStream {
         }
         self.is_reading = true;
         let (history, lagging) = (self.hub.history.clone(), self.lagging.clone());
-        Some(CatchUp { history, lagging, from, max_bytes: self.hub.limits.page })
+        let limits = &self.hub.limits;
+        let is_scarce = self.hub.counters.pending_bytes() >= limits.queues;
+        let max_bytes = if is_scarce { limits.scarce_page } else { limits.page };
+        Some(CatchUp { history, lagging, from, max_bytes })
     }
 
     /// Where to read: pages serve all watchers that are not behind their start. Turns are taken between the one farthest behind
@@ -341,6 +351,11 @@ impl WatchStream {
     }
 }
 
+/// What a watch costs: its keys lie with the hub and under its range.
+fn cost_of(new: &NewWatch) -> usize {
+    WATCH_OVERHEAD + new.key.len() + new.range_end.len()
+}
+
 impl Watch {
     /// Whether everything up to the published revision has been queued for it, and nothing beyond; and it has begun.
     fn is_current(&self, state: &HubState) -> bool {
@@ -361,7 +376,7 @@ impl Drop for WatchStream {
             self.absorb();
             for _ in 0..MOVED_AT_ONCE {
                 let Some((_, watch)) = self.watches.pop_first() else { break };
-                self.leave(&mut state, watch.place);
+                self.leave(&mut state, &watch);
             }
         }
         self.queue.discard(&hub.counters);

@@ -262,7 +262,7 @@ fn rule_67_progress_does_not_go_back_behind_history_that_ran_ahead() {
     assert_eq!(said(&mut stream), ["all progress rev=3"]);
 }
 
-const SMALL: Limits = Limits { queue: 3000, per_watch: 300, page: 2000, response: 1500, answers: 8 };
+const SMALL: Limits = Limits { queue: 3000, per_watch: 300, page: 2000, response: 1500, answers: 8, ..super::LIMITS };
 
 #[test]
 fn rule_68_a_stream_that_never_reads_holds_no_more_than_its_bound_and_loses_nothing() {
@@ -306,6 +306,63 @@ fn any_number_of_watches_may_each_have_a_small_event_waiting() {
         history.commit(&hub, &[put("a")]);
     }
     assert_eq!(hub.counters().slow_watchers(), 1, "the bound goes with the watches");
+}
+
+#[test]
+fn watches_beyond_what_all_may_take_are_refused_and_what_ends_makes_room() {
+    let history = FakeHistory::new();
+    let hub = Hub::with_limits(history.clone(), 1, Limits { watches: 2 * (super::WATCH_OVERHEAD + 1), ..SMALL });
+    let (mut first, mut second) = (hub.open_stream(), hub.open_stream());
+    first.create(&watch("a", 0));
+    second.create(&watch("b", 0));
+    second.create(&watch("c", 0));
+    assert_eq!(said(&mut second), ["0 created rev=1", "refused TooMany rev=1"]);
+    first.cancel(0);
+    second.create(&watch("c", 0));
+    assert_eq!(said(&mut second), ["1 created rev=1"]);
+    // A long key counts for what it is.
+    drop(second);
+    first.create(&watch(&"k".repeat(super::WATCH_OVERHEAD + 3), 0));
+    first.create(&watch("a", 0));
+    let said_to_first = said(&mut first);
+    assert_eq!(said_to_first[1..], ["0 canceled rev=1", "refused TooMany rev=1", "1 created rev=1"]);
+    assert_eq!(hub.counters().watchers(), 1);
+    // One that has ended counts until its client says that it knows.
+    history.commit(&hub, &[put("a")]);
+    history.compact(2);
+    drop(first);
+    let mut third = hub.open_stream();
+    for _ in 0..3 {
+        third.create(&watch("a", 1));
+    }
+    let said = said(&mut third);
+    assert_eq!(said.iter().filter(|word| word.contains("refused")).count(), 1, "{said:?}");
+    drop(third);
+    assert_eq!(hub.lock().watches, 0);
+}
+
+#[test]
+fn streams_that_never_read_share_a_bound_and_lose_nothing() {
+    let history = FakeHistory::new();
+    let hub = Hub::with_limits(history.clone(), 1, Limits { queues: 6000, scarce_page: 500, ..SMALL });
+    let mut streams: Vec<WatchStream> = (0..20).map(|_| hub.open_stream()).collect();
+    for (n, stream) in streams.iter_mut().enumerate() {
+        stream.create(&watch("a", 0));
+        // Each stalls with events of its own.
+        for _ in 0..n {
+            history.commit(&hub, &[put("a")]);
+        }
+    }
+    let each: usize = streams.iter().map(WatchStream::held).max().unwrap();
+    let most = 6000 + streams.len() * 2 * super::queue::cost_of(&history.apply(&[put("b")]));
+    assert!(each > 0 && hub.counters().pending_bytes() <= most, "{} bytes", hub.counters().pending_bytes());
+    hub.publish(&[], 192);
+    for (n, stream) in streams.iter_mut().enumerate() {
+        let words = said(stream).join(" ");
+        let seen = words.split(' ').filter(|word| word.contains('@')).count();
+        assert_eq!(seen, (n..20).sum::<usize>(), "stream {n}");
+    }
+    assert_eq!(hub.counters().pending_bytes(), 0);
 }
 
 #[test]

@@ -296,6 +296,7 @@ pub fn settings() -> Settings {
     Settings {
         max_request_bytes: 1024 * 1024,
         max_concurrent_streams: u32::MAX,
+        keepalive_min_time: Duration::from_secs(5),
         keepalive_interval: Duration::ZERO,
         keepalive_timeout: Duration::from_secs(20),
         request_memory: 64 * 1024 * 1024,

@@ -46,10 +46,10 @@ fn read(stream: &[u8], cuts: &[usize], limit: usize, encoding: Encoding) -> Read
             }
         }
     }
-    Read { messages, failed: false, ends_well: reader.is_between_messages() }
+    Read { messages, failed: false, ends_well: reader.may_end() }
 }
 
-/// Reads as gRPC's protocol describes it, with all bytes at hand.
+/// Reads as gRPC's protocol describes it, with all bytes at hand; a piece of a prefix is nothing yet.
 fn read_whole(mut stream: &[u8], limit: usize, encoding: Encoding) -> Read {
     let mut messages = Vec::new();
     while let Some((&[flags, a, b, c, d], rest)) = stream.split_first_chunk() {
@@ -67,7 +67,7 @@ fn read_whole(mut stream: &[u8], limit: usize, encoding: Encoding) -> Read {
         }
         stream = rest;
     }
-    Read { messages, failed: false, ends_well: stream.is_empty() }
+    Read { messages, failed: false, ends_well: true }
 }
 
 /// None: it is no gzip, or longer than the limit.

@@ -30,6 +30,7 @@ fn converse<T>(served: &Served, path: &str, talk: impl AsyncFnOnce(&mut Exchange
             max_request_bytes: served.api.limits.max_request_bytes,
             max_concurrent_streams: 100,
             max_connections: 10,
+            keepalive_min_time: Duration::from_secs(5),
             keepalive_interval: Duration::ZERO,
             keepalive_timeout: Duration::ZERO,
             request_memory: 1 << 26,
