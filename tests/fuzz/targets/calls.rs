@@ -58,7 +58,7 @@ impl Client<'_> {
             }
             7 => {
                 let stream = if input.bool() { self.pick(input).0 } else { 0 };
-                let more = (u32::from(input.u16()) << input.byte() % 16).to_be_bytes();
+                let more = (u32::from(input.u16()) << (input.byte() % 16)).to_be_bytes();
                 self.connection.send(&frame(WINDOW_UPDATE, 0, stream, &more));
             }
             8 => self.connection.send(&frame(SETTINGS, input.byte(), 0, input.piece())),
