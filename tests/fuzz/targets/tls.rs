@@ -17,6 +17,7 @@ use super::pipe::pipe;
 
 static DIR: LazyLock<TempDir> = LazyLock::new(super::memory_dir);
 
+/// Made for this test and used nowhere else.
 const FILES: [(&str, &[u8]); 4] = [
     ("cert.pem", include_bytes!("tls_files/cert.pem")),
     ("key.pem", include_bytes!("tls_files/key.pem")),

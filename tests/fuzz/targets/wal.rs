@@ -209,6 +209,7 @@ fn go_on(disk: &SimDisk, wal: &mut Wal, recovered: Recovered, after: Index) {
         entries.push(next.clone());
     }
     let (_, again) = open(disk, after).unwrap_or_else(|why| panic!("it was accepted before: {why}"));
-    assert_eq!((again.last, again.hard_state, again.torn), (next.id, hard_state, None));
+    // What lies behind may still look like a write that was cut short: it is said once more, and is no part of the log.
+    assert_eq!((again.last, again.hard_state), (next.id, hard_state));
     assert_eq!(again.entries, entries);
 }
