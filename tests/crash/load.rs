@@ -69,8 +69,8 @@ impl Progress {
 enum Ended {
     /// Refused: it has done nothing and never will.
     Refused(Status),
-    /// Nobody knows.
-    Open,
+    /// Nobody knows. A server that is only slow is asked for more.
+    Open { gone: bool },
 }
 
 impl Ended {
@@ -83,8 +83,13 @@ impl Ended {
         ];
         let known = refusals.contains(&status.message.as_str());
         assert!(known || unknown_outcome(&status), "an answer that has no place here: {status:?}");
-        if known { Ended::Refused(status) } else { Ended::Open }
+        if known { Ended::Refused(status) } else { Ended::Open { gone: is_gone(&status) } }
     }
+}
+
+/// Whether the connection has ended, and the server with it.
+fn is_gone(status: &Status) -> bool {
+    status.message.starts_with("transport: ")
 }
 
 fn unknown_outcome(status: &Status) -> bool {
@@ -232,9 +237,9 @@ impl<'a> Writer<'a> {
                     }
                     true
                 }
-                Ended::Open => {
+                Ended::Open { gone } => {
                     self.log.open.push(Open::Write(write, self.log.revision));
-                    false
+                    !gone
                 }
             },
         }
@@ -272,9 +277,9 @@ impl<'a> Writer<'a> {
             }
             Err(status) => match Ended::of(status) {
                 Ended::Refused(_) => true,
-                Ended::Open => {
+                Ended::Open { gone } => {
                     self.log.open.push(Open::Grant(id, ttl));
-                    false
+                    !gone
                 }
             },
         }
@@ -287,9 +292,9 @@ impl<'a> Writer<'a> {
             Ok(_) => self.log.leases.push(LeaseNews::Gone { id }),
             Err(status) => match Ended::of(status) {
                 Ended::Refused(_) => self.log.leases.push(LeaseNews::Gone { id }),
-                Ended::Open => {
+                Ended::Open { gone } => {
                     self.log.open.push(Open::Revoke(id));
-                    return false;
+                    return !gone;
                 }
             },
         }
@@ -315,7 +320,10 @@ impl<'a> Writer<'a> {
                 assert_eq!((reply.id, reply.ttl), (id, ttl), "the lease that was renewed");
                 self.log.leases.push(LeaseNews::Alive { id, ttl, asked });
             }
-            Err(_) => return false,
+            Err(status) => {
+                self.renewals = None;
+                return !is_gone(&status);
+            }
         }
         true
     }
@@ -388,7 +396,11 @@ pub fn read(client: &Client, random: &mut Random) -> Log {
     let mut log = Log::default();
     for count in 1.. {
         let name = format!("k{}/{}", random.below(SHELVES), random.below(BOOKS));
-        let Ok(reply) = client.try_call(&key(&name)) else { return log };
+        let reply = match client.try_call(&key(&name)) {
+            Ok(reply) => reply,
+            Err(status) if is_gone(&status) => return log,
+            Err(_) => continue,
+        };
         assert!(reply.revision() >= log.revision, "the revision went back from {} to {}", log.revision, reply.revision());
         log.revision = reply.revision();
         let read = Read { revision: log.revision, row: reply.kvs.first().map(Row::read), key: name };
@@ -433,9 +445,9 @@ pub fn compact(client: &Client, random: &mut Random, progress: &Progress, log: &
         Ok(_) => log.compacted = revision,
         Err(status) => match Ended::of(status) {
             Ended::Refused(_) => {}
-            Ended::Open => {
+            Ended::Open { gone } => {
                 log.open.push(Open::Compaction(revision));
-                return false;
+                return !gone;
             }
         },
     }
@@ -444,32 +456,39 @@ pub fn compact(client: &Client, random: &mut Random, progress: &Progress, log: &
 
 /// False if the server is gone.
 pub fn defragment(client: &Client, log: &mut Log) -> bool {
-    let answer = client.try_call(&DefragmentRequest {});
-    if answer.is_err() {
-        log.open.push(Open::Defragmentation);
-    }
-    answer.is_ok()
+    let Err(status) = client.try_call(&DefragmentRequest {}) else { return true };
+    log.open.push(Open::Defragmentation);
+    !is_gone(&status)
 }
 
 fn alarm(client: &Client, raise: bool, log: &mut Log) -> bool {
     let action = if raise { alarm_request::AlarmAction::Activate } else { alarm_request::AlarmAction::Deactivate };
     let request = AlarmRequest { action: action as i32, alarm: AlarmType::Nospace as i32, ..Default::default() };
-    let answer = client.try_call(&request);
-    match answer {
+    match client.try_call(&request) {
         Ok(_) => log.alarm = Some(raise),
-        Err(_) => log.open.push(Open::Alarm),
+        Err(status) => {
+            log.open.push(Open::Alarm);
+            return !is_gone(&status);
+        }
     }
-    answer.is_ok()
-}
-
-fn hash(client: &Client, log: &mut Log) -> bool {
-    let Ok(reply) = client.try_call(&HashKvRequest { revision: 0 }) else { return false };
-    log.hashes.push(Hash { revision: reply.hash_revision, compacted: reply.compact_revision, hash: reply.hash });
     true
 }
 
+fn hash(client: &Client, log: &mut Log) -> bool {
+    match client.try_call(&HashKvRequest { revision: 0 }) {
+        Ok(reply) => {
+            log.hashes.push(Hash { revision: reply.hash_revision, compacted: reply.compact_revision, hash: reply.hash });
+            true
+        }
+        Err(status) => !is_gone(&status),
+    }
+}
+
 fn status(client: &Client, log: &mut Log) -> bool {
-    let Ok(reply) = client.try_call(&StatusRequest {}) else { return false };
+    let reply = match client.try_call(&StatusRequest {}) {
+        Ok(reply) => reply,
+        Err(status) => return !is_gone(&status),
+    };
     log.revision = log.revision.max(reply.revision());
     log.term = log.term.max(reply.raft_term);
     log.index = log.index.max(reply.raft_index);

@@ -1,7 +1,7 @@
 //! What is compacted, as an object of its own: a mark that goes up only. Who reads below it is refused, who reads at it or above is
 //! not; and it is where the last compaction put it, killed in between or not.
 
-use super::history::{Operation, Reply, Request};
+use super::history::{Deadlines, Operation, Reply, Request};
 use super::judge::{Call, Object};
 
 /// The compacted revision; 0 at first.
@@ -15,8 +15,10 @@ pub fn calls(history: &[Operation]) -> Vec<Call<&Operation>> {
         Request::Range(range) => range.revision > 0 && operation.end.is_some(),
         _ => false,
     };
+    let deadlines = Deadlines::of(history);
     let concerned = history.iter().filter(concerns);
-    concerned.map(|operation| Call { call: operation.call, returned: operation.returned(), act: operation }).collect()
+    let (deadline, returned) = (|operation| deadlines.get(operation), Operation::returned);
+    concerned.map(|act| Call { call: act.call, returned: returned(act), deadline: deadline(act), act }).collect()
 }
 
 impl Object<&Operation> for Mark {

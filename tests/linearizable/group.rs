@@ -14,7 +14,7 @@ use bramble::pb::etcdserverpb::{
 use bramble::pb::mvccpb::KeyValue;
 use bytes::Bytes;
 
-use super::history::{Operation, Reply, Request};
+use super::history::{Deadlines, Operation, Reply, Request};
 use super::judge::{Call, Object};
 use super::keys;
 use super::timeline::names;
@@ -85,12 +85,18 @@ pub fn writes(history: &[Operation]) -> Writes {
 
 /// The calls that a group's history is made of: everything of the present that linearizability is promised for.
 pub fn calls<'a>(history: &'a [Operation], group: usize, writes: &'a Writes) -> Vec<Call<Act<'a>>> {
+    let deadlines = Deadlines::of(history);
     let concerns = |operation: &&Operation| {
-        let read_nothing = operation.end.is_none() && matches!(operation.request, Request::Range(_));
+        let is_read = matches!(operation.request, Request::Range(_) | Request::TimeToLive(_) | Request::Leases(_));
+        let read_nothing = operation.end.is_none() && is_read;
         !read_nothing && !operation.is_serializable() && is_about(&operation.request, group)
     };
-    let act = |operation| Act { operation, group, writes };
-    let call = |operation: &'a Operation| Call { call: operation.call, returned: operation.returned(), act: act(operation) };
+    let call = |operation: &'a Operation| Call {
+        call: operation.call,
+        returned: operation.returned(),
+        deadline: deadlines.get(operation),
+        act: Act { operation, group, writes },
+    };
     history.iter().filter(concerns).map(call).collect()
 }
 

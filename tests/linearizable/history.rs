@@ -159,6 +159,29 @@ impl Operation {
     }
 }
 
+/// Until when what was sent in an epoch and not answered can happen: the process that has it in its memory is gone before the next
+/// epoch begins, and what it had written to its log has been done by then.
+pub struct Deadlines(Vec<Time>);
+
+impl Deadlines {
+    /// Of a history.
+    pub fn of(history: &[Operation]) -> Deadlines {
+        let epochs = history.iter().map(|operation| operation.epoch + 1).max().unwrap_or(0);
+        let mut deadlines = vec![Time::MAX; epochs];
+        for operation in history.iter().filter(|operation| operation.client != EXPIRY) {
+            for deadline in &mut deadlines[..operation.epoch] {
+                *deadline = (*deadline).min(operation.call);
+            }
+        }
+        Deadlines(deadlines)
+    }
+
+    /// Of an operation.
+    pub fn get(&self, operation: &Operation) -> Time {
+        if operation.client == EXPIRY { Time::MAX } else { self.0[operation.epoch] }
+    }
+}
+
 /// Milliseconds, with as many digits as the order of two operations may need.
 pub struct Millis(pub Time);
 

@@ -1,8 +1,8 @@
 //! Whether a history can be explained by doing its operations one after the other: Wing and Gong's search ("Testing and Verifying
 //! Concurrent Objects", 1993) with Lowe's cache ("Testing for Linearizability", 2017), as porcupine does it.
 //!
-//! An operation may be done at any moment between its call and its return; one that never returned, at any moment after its call or
-//! never. The search does what can be done next, and takes back what leads nowhere. A set of done operations with the state they
+//! An operation may be done at any moment between its call and its return; one that never returned, at any moment after its call up
+//! to its deadline, or never. The search does what can be done next, and takes back what leads nowhere. A set of done operations with the state they
 //! lead to is tried once.
 
 use std::collections::HashSet;
@@ -23,6 +23,8 @@ pub struct Call<A> {
     pub call: Time,
     /// After it was answered; none: it was not.
     pub returned: Option<Time>,
+    /// If it was not: what is sent from then on finds it done, or never will.
+    pub deadline: Time,
     /// What was done.
     pub act: A,
 }
@@ -46,7 +48,7 @@ pub enum Verdict<O> {
 /// Looks for an order, in no more than so many steps.
 pub fn judge<A, O: Object<A>>(initial: &O, calls: &[Call<A>], max_steps: u64) -> Verdict<O> {
     let mut search = Search::new(calls);
-    let mut path = vec![search.node(initial.clone())];
+    let mut path = vec![search.node(initial.clone(), 0)];
     let mut tried = HashSet::new();
     let mut farthest: Option<(usize, O, Vec<usize>)> = None;
     let mut steps = 0;
@@ -74,9 +76,10 @@ pub fn judge<A, O: Object<A>>(initial: &O, calls: &[Call<A>], max_steps: u64) ->
             continue;
         }
         search.redo(next);
-        if tried.insert((search.done_set(), state.clone())) {
+        let newest_call = node.newest_call.max(calls[next].call);
+        if tried.insert((search.done_set(newest_call), state.clone())) {
             node.done = Some(next);
-            path.push(search.node(state));
+            path.push(search.node(state, newest_call));
         } else {
             search.undo(next);
         }
@@ -88,6 +91,8 @@ pub fn judge<A, O: Object<A>>(initial: &O, calls: &[Call<A>], max_steps: u64) ->
 /// A state on the way, and what may be done next in it.
 struct Node<O> {
     state: O,
+    /// The newest of what is done was sent then.
+    newest_call: Time,
     candidates: Vec<usize>,
     /// How many of the candidates were tried.
     tried: usize,
@@ -118,7 +123,7 @@ impl<A> Search<'_, A> {
 
     /// What may come next: everything that was called before the first of what is left returned. First what returned early, last
     /// what never did: it is needed only where nothing else fits.
-    fn node<O>(&self, state: O) -> Node<O> {
+    fn node<O>(&self, state: O, newest_call: Time) -> Node<O> {
         let mut bound = Time::MAX;
         let mut candidates = Vec::new();
         for index in self.closed[self.frontier..].iter().copied() {
@@ -132,9 +137,14 @@ impl<A> Search<'_, A> {
         }
         candidates.retain(|index| self.calls[*index].call <= bound);
         candidates.sort_by_key(|index| self.calls[*index].returned);
-        let open = self.open.iter().copied().filter(|index| !self.done[*index] && self.calls[*index].call <= bound);
-        candidates.extend(open);
-        Node { state, candidates, tried: 0, done: None }
+        let may_be = |index: &usize| !self.done[*index] && self.calls[*index].call <= bound && self.may_yet(*index, newest_call);
+        candidates.extend(self.open.iter().copied().filter(may_be));
+        Node { state, newest_call, candidates, tried: 0, done: None }
+    }
+
+    /// Whether an operation without an answer may be done after what was sent at `newest_call`.
+    fn may_yet(&self, open: usize, newest_call: Time) -> bool {
+        newest_call < self.calls[open].deadline
     }
 
     fn redo(&mut self, index: usize) {
@@ -155,12 +165,12 @@ impl<A> Search<'_, A> {
         }
     }
 
-    /// Which operations are done, in a short form: up to where all are, and which others.
-    fn done_set(&self) -> (usize, Vec<u32>) {
+    /// Which operations are done, in a short form: up to where all are, and which others; without those that cannot be done any more.
+    fn done_set(&self, newest_call: Time) -> (usize, Vec<u32>) {
         let beyond = self.closed.len() - self.left - self.frontier;
         let is_done = |index: &&usize| self.done[**index];
         let closed = self.closed[self.frontier..].iter().filter(is_done).take(beyond);
-        let open = self.open.iter().filter(is_done);
+        let open = self.open.iter().filter(|index| self.done[**index] && self.may_yet(**index, newest_call));
         (self.frontier, closed.chain(open).map(|index| *index as u32).collect())
     }
 }
@@ -196,7 +206,7 @@ mod tests {
 
     /// From call to return; a return of 0: none.
     fn verdict(history: impl IntoIterator<Item = (Time, Time, Act)>) -> Verdict<Register> {
-        let call = |(call, returned, act)| Call { call, returned: (returned > 0).then_some(returned), act };
+        let call = |(call, returned, act)| Call { call, returned: (returned > 0).then_some(returned), deadline: 500, act };
         judge(&Register(0), &history.into_iter().map(call).collect::<Vec<_>>(), 100_000)
     }
 
@@ -231,6 +241,8 @@ mod tests {
         assert_eq!(verdict([(1, 0, Write(1)), (2, 3, Read(0)), (8, 9, Read(1))]), Verdict::Linearizable);
         is_impossible([(1, 0, Write(1)), (2, 3, Read(1)), (4, 5, Write(2)), (6, 7, Read(1))], 2, &[3]);
         is_impossible([(2, 3, Read(1)), (4, 0, Write(1))], 0, &[0]);
+        assert_eq!(verdict([(1, 0, Write(1)), (499, 501, Read(0)), (499, 502, Read(1))]), Verdict::Linearizable);
+        is_impossible([(1, 0, Write(1)), (500, 501, Read(0)), (502, 503, Read(1))], 0, &[2]);
     }
 
     #[test]
@@ -273,7 +285,7 @@ mod tests {
                         1 => Read(value),
                         _ => Swap(value, other, returned.map(|_| random.below(2) == 0)),
                     };
-                    Call { call, returned, act }
+                    Call { call, returned, deadline: 2 + random.below(14), act }
                 })
                 .collect();
             let possible = exists(&Register(0), &history, &mut [false; 6]);
@@ -291,6 +303,10 @@ mod tests {
         left(done).into_iter().any(|next| {
             let waits = |other: &usize| history[*other].returned.is_some_and(|returned| returned < history[next].call);
             if left(done).iter().any(waits) {
+                return false;
+            }
+            let is_late = |other: usize| done[other] && history[other].call >= history[next].deadline;
+            if history[next].returned.is_none() && (0..6).any(is_late) {
                 return false;
             }
             let Some(state) = state.step(&history[next].act) else { return false };
