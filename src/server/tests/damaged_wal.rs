@@ -14,11 +14,14 @@ use crate::error::Fault;
 use crate::host::Disk;
 use crate::pb::etcdserverpb::RangeRequest;
 
+/// The WAL's files and what is in them.
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
 /// A server that was killed, with a checkpoint in the middle of its log.
 struct Sample {
     rig: Rig,
     db: Vec<u8>,
-    wal: BTreeMap<PathBuf, Vec<u8>>,
+    wal: Files,
     /// The newest revision, and all that is there.
     revision: i64,
     rows: Vec<(String, String)>,
@@ -28,7 +31,7 @@ fn everything(revision: i64) -> RangeRequest {
     RangeRequest { key: "a".into(), range_end: "z".into(), revision, ..RangeRequest::default() }
 }
 
-fn files(rig: &Rig) -> BTreeMap<PathBuf, Vec<u8>> {
+fn files(rig: &Rig) -> Files {
     let names = rig.disk.list(&rig.wal_dir()).unwrap();
     names.into_iter().map(|name| rig.wal_dir().join(name)).map(|path| (path.clone(), rig.disk.bytes(&path))).collect()
 }
@@ -59,7 +62,7 @@ impl Sample {
     }
 
     /// Starts on these files. What is there then: the newest revision, which has to have all that was acknowledged up to it.
-    fn start(&self, wal: &BTreeMap<PathBuf, Vec<u8>>) -> Result<i64, Fault> {
+    fn start(&self, wal: &Files) -> Result<i64, Fault> {
         let Rig { disk, .. } = &self.rig;
         fs::write(self.rig.db(), &self.db).unwrap();
         files(&self.rig).keys().for_each(|path| disk.remove(path).unwrap());
@@ -80,7 +83,7 @@ impl Sample {
     }
 
     #[track_caller]
-    fn refused(&self, wal: &BTreeMap<PathBuf, Vec<u8>>, what: &str) -> String {
+    fn refused(&self, wal: &Files, what: &str) -> String {
         let fault = self.start(wal).err().unwrap_or_else(|| panic!("{what}: it was taken")).to_string();
         assert!(fault.contains("/member/wal/") && fault.contains("Restore its data directory"), "{what}: {fault}");
         assert!(fault.contains(" is damaged at byte ") || fault.contains(".wal is missing"), "{what}: {fault}");
@@ -154,7 +157,7 @@ fn a_server_starts_on_no_wal_whose_files_are_not_its_own_and_all_there() {
     let sample = sample(3, &[]);
     let segments = sample.segments();
     let needed = segments.len() - 3..segments.len();
-    let changed = |change: &dyn Fn(&mut BTreeMap<PathBuf, Vec<u8>>)| {
+    let changed = |change: &dyn Fn(&mut Files)| {
         let mut wal = sample.wal.clone();
         change(&mut wal);
         wal
@@ -192,7 +195,7 @@ fn a_server_starts_on_no_wal_whose_files_are_not_its_own_and_all_there() {
 fn a_server_starts_on_no_wal_and_no_checkpoint_of_another_cluster() {
     let ours = sample(4, &[]);
     let theirs = sample(5, &["--initial-cluster-token=another"]);
-    let moved = |wal: &BTreeMap<PathBuf, Vec<u8>>| -> BTreeMap<PathBuf, Vec<u8>> {
+    let moved = |wal: &Files| -> Files {
         wal.iter().map(|(path, bytes)| (ours.rig.wal_dir().join(path.file_name().unwrap()), bytes.clone())).collect()
     };
     let all = moved(&theirs.wal);
