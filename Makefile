@@ -22,10 +22,10 @@ test-kube: toolchain oracle-kube
 	$(CARGO) test --locked --test tests -- --ignored --exact --nocapture kube::kubernetes_cannot_tell_it_from_etcd
 
 # Kubernetes' load with every answer checked, on the release binary, or on another by AT=; prints what it measures.
-# RATE: times Kubernetes' own; RESTARTS: how often the server is ended; NODES, PODS (on each).
+# RATE: times Kubernetes' own; RESTARTS: how often the server is ended; NODES, PODS (on each); COMPACTION: seconds between two.
 kube-shaped: release oracle
 	BRAMBLE_BIN=$(abspath $(or $(AT),$(RELEASE))) SEED=$(SEED) $(if $(MINUTES),MINUTES=$(MINUTES)) $(if $(RATE),RATE=$(RATE)) \
-		$(if $(RESTARTS),RESTARTS=$(RESTARTS)) $(if $(NODES),NODES=$(NODES)) $(if $(PODS),PODS=$(PODS)) \
+		$(if $(RESTARTS),RESTARTS=$(RESTARTS)) $(if $(NODES),NODES=$(NODES)) $(if $(PODS),PODS=$(PODS)) $(if $(COMPACTION),COMPACTION=$(COMPACTION)) \
 		$(CARGO) test --locked --test tests -- --ignored --nocapture kube_shaped::many
 
 check: toolchain fmt clippy doc

@@ -54,26 +54,35 @@ impl<'a> Apiserver<'a> {
     }
 
     /// Writes an object as the apiserver does: guarded by what it believes to be there (0: nothing), and again with what it is told.
-    /// Gives the revision of the object.
-    pub fn put(&self, store: &Store, key: &Bytes, believed: i64, size: usize, lease: i64, random: &mut Random) -> i64 {
+    /// `lease` gives the lease of a try. Gives the revision of the object.
+    pub fn put(
+        &self,
+        store: &Store,
+        key: &Bytes,
+        believed: i64,
+        size: usize,
+        lease: impl Fn() -> i64,
+        random: &mut Random,
+    ) -> i64 {
         let mut believed = believed;
         loop {
             let value = self.run.value(size, random);
             let written = match believed {
-                0 => store.create(key, &value, lease),
-                _ => store.update(key, believed, &value, lease),
+                0 => store.create(key, &value, lease()),
+                _ => store.update(key, believed, &value, lease()),
             };
             believed = match written {
                 Written::At(revision) => return revision,
                 Written::Conflict(Some(there)) => there.mod_revision,
                 Written::Conflict(None) | Written::Lost => revision_of(store.get(key)),
+                Written::LeaseEnded => believed,
             };
         }
     }
 
     /// An object of a watched resource.
     pub fn put_object(&self, resource: &Resource, key: &Bytes, believed: i64, random: &mut Random) -> i64 {
-        self.put(&self.cache(resource.path).store, key, believed, resource.size, 0, random)
+        self.put(&self.cache(resource.path).store, key, believed, resource.size, || 0, random)
     }
 
     /// Deletes an object as the apiserver does.
@@ -84,7 +93,7 @@ impl<'a> Apiserver<'a> {
             believed = match store.delete(key, believed) {
                 Written::At(_) => return,
                 Written::Conflict(there) => revision_of(there),
-                Written::Lost => revision_of(store.get(key)),
+                Written::Lost | Written::LeaseEnded => revision_of(store.get(key)),
             };
         }
     }
@@ -101,7 +110,8 @@ impl<'a> Apiserver<'a> {
         lease.id
     }
 
-    /// One apiserver's compactor: whoever takes the lock compacts to the revision that was the present one period before.
+    /// One apiserver's compactor: whoever takes the lock compacts to the revision that was the present one period before. The watch of
+    /// everything is not overtaken: it alone tells of leases that end.
     pub fn compact_periodically(&self) {
         let store = Store::new(self.run);
         let (mut version, mut revision) = (0, 0);
@@ -118,9 +128,9 @@ impl<'a> Apiserver<'a> {
                     }
                 }
                 Written::Conflict(there) => version = there.map_or(0, |kv| kv.version),
-                Written::Lost => {}
+                Written::Lost | Written::LeaseEnded => {}
             }
-            revision = seen;
+            revision = seen.min(self.run.audited());
         });
     }
 
@@ -248,6 +258,7 @@ fn audit_once(run: &Run, store: &Store, follower: &mut Follower) -> Result<(), E
         let heard = watching.hear(run, Duration::from_millis(100), |reply| {
             run.model.tell(|history| history.hear(Instant::now(), &reply.events));
             follower.hear(reply, &run.model, &run.figures);
+            run.set_audited(follower.reached());
         });
         heard.unwrap_or(Ok(()))?;
     }

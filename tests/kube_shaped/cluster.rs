@@ -68,8 +68,8 @@ impl<'a> Cluster<'a> {
         let span = super::history::Span { key: Bytes::from_static(b"/bootstrap"), end: prefix_end("/bootstrap") };
         let before = store.pages(&span, 0, 0, std::time::Duration::ZERO).expect("the present is not compacted");
         assert!(before.cache.is_empty(), "a fresh store");
-        let locked = self.api.put(&store, &key, 0, 20, 0, &mut random);
-        self.api.put(&store, &key, locked, 12_500, 0, &mut random);
+        let locked = self.api.put(&store, &key, 0, 20, || 0, &mut random);
+        self.api.put(&store, &key, locked, 12_500, || 0, &mut random);
     }
 
     /// The components that elect a leader, each of which renews its lease every two seconds.
@@ -90,9 +90,8 @@ impl<'a> Cluster<'a> {
         let store = Store::new(self.run);
         let key = Bytes::from_static(key.as_bytes());
         self.run.every(self.run.period(10.0), &mut self.run.random("endpoint"), |random| {
-            let lease = store.grant(MASTER_LEASE_TTL);
             let believed = store.get(&key).map_or(0, |kv| kv.mod_revision);
-            self.api.put(&store, &key, believed, size, lease, random);
+            self.api.put(&store, &key, believed, size, || store.grant(MASTER_LEASE_TTL), random);
         });
     }
 
@@ -218,7 +217,7 @@ impl<'a> Cluster<'a> {
         let store = &self.api.cache(secrets.path).store;
         let keys: Vec<Bytes> = (0..8).map(|n| secrets.key_in(NAMESPACE, &format!("sh.helm.release.v1.web.v{n}"))).collect();
         let written: Vec<i64> =
-            keys.iter().map(|key| self.api.put(store, key, 0, 100_000 + random.below(700_000) as usize, 0, random)).collect();
+            keys.iter().map(|key| self.api.put(store, key, 0, 100_000 + random.below(700_000) as usize, || 0, random)).collect();
         for (key, modified) in keys.iter().zip(written) {
             self.api.delete_object(secrets, key, modified);
         }
@@ -230,8 +229,7 @@ impl<'a> Cluster<'a> {
         let events = Resource::named("events");
         let store = &self.api.cache("events").store;
         let key = events.key_in(NAMESPACE, &format!("{object}.{reason}.{:016x}", random.next()));
-        let lease = self.api.event_lease();
-        let created = self.api.put(store, &key, 0, events.size, lease, random);
+        let created = self.api.put(store, &key, 0, events.size, || self.api.event_lease(), random);
         if random.below(5) == 0 {
             let value = self.run.value(events.size, random);
             // It may have ended with its lease, and is not written again then.

@@ -68,6 +68,7 @@ impl Follower {
     pub fn hear(&mut self, reply: WatchResponse, model: &Model, figures: &Figures) {
         let heard = Instant::now();
         let revision = reply.revision();
+        model.saw(reply.header());
         self.pieces.extend(reply.events);
         if reply.fragment {
             figures.count("pieces of answers");
@@ -76,12 +77,10 @@ impl Follower {
         let events = std::mem::take(&mut self.pieces);
         let Some(last) = events.last() else {
             figures.progress();
-            model.saw(revision);
             return model.check(revision, |history| self.told_progress(history, revision));
         };
         let last = revision_of(last);
         figures.events(events.len());
-        model.saw(revision);
         model.check(last, |history| {
             if revision < last {
                 return Err(format!("events of {last} in an answer of {revision}"));

@@ -243,6 +243,11 @@ impl History {
         }
     }
 
+    /// Whether a lease may have ended by now.
+    pub fn may_have_ended(&self, id: i64) -> bool {
+        self.leases.get(&id).is_some_and(|lease| lease.promised <= Instant::now())
+    }
+
     /// The watch of everything has told these events.
     pub fn hear(&mut self, at: Instant, events: &[Event]) -> Result<(), Wrong> {
         for event in events {

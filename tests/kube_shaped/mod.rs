@@ -176,10 +176,11 @@ fn plain() -> Server {
         .start()
 }
 
-/// `SEED`, `MINUTES`, `RATE` (times that of Kubernetes), `RESTARTS`, `NODES`, `PODS` (on each).
+/// `SEED`, `MINUTES`, `RATE` (times that of Kubernetes), `RESTARTS`, `NODES`, `PODS` (on each), `COMPACTION` (seconds between two).
 #[test]
 #[ignore = "as long as one likes: make kube-shaped SEED= MINUTES= RATE= RESTARTS="]
 fn many_minutes_of_the_load_of_kubernetes() {
+    let compaction = number("COMPACTION", 60);
     let settings = Settings {
         seed: number("SEED", 1),
         nodes: number("NODES", 10),
@@ -187,9 +188,9 @@ fn many_minutes_of_the_load_of_kubernetes() {
         load: Duration::from_secs_f64(60.0 * number("MINUTES", 10.0)),
         rate: number("RATE", 1.0),
         churn: 0.5,
-        compaction: Duration::from_secs(60),
-        event_ttl: 120,
-        burst: Duration::from_secs(30),
+        compaction: Duration::from_secs(compaction),
+        event_ttl: 2 * compaction as i64,
+        burst: Duration::from_secs(compaction) / 2,
         restarts: number("RESTARTS", 0),
     };
     play(settings, Server::builder().kubeadm().start());

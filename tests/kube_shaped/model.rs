@@ -2,10 +2,10 @@
 //! question about a revision waits until the history has come there.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bramble::pb::etcdserverpb::{RangeRequest, RangeResponse};
+use bramble::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 
 use super::history::{History, Span, Wrong};
 use crate::support::wait::DEADLINE;
@@ -25,6 +25,8 @@ pub struct Model {
     moved: Condvar,
     /// The highest revision in any answer: no later read may be older.
     floor: AtomicI64,
+    /// Cluster and member.
+    server: OnceLock<(u64, u64)>,
     compaction_done: AtomicI64,
     compaction_asked: AtomicI64,
     failed: AtomicBool,
@@ -37,6 +39,7 @@ impl Model {
             history: Mutex::new(History::new()),
             moved: Condvar::new(),
             floor: AtomicI64::new(1),
+            server: OnceLock::new(),
             compaction_done: AtomicI64::new(0),
             compaction_asked: AtomicI64::new(0),
             failed: AtomicBool::new(false),
@@ -117,9 +120,13 @@ impl Model {
         self.floor.load(Ordering::SeqCst)
     }
 
-    /// Somebody was told of a revision.
-    pub fn saw(&self, revision: i64) {
-        self.floor.fetch_max(revision, Ordering::SeqCst);
+    /// Somebody was answered with this header: of the one server there is, in a term that is not the past.
+    #[track_caller]
+    pub fn saw(&self, header: &ResponseHeader) {
+        self.floor.fetch_max(header.revision, Ordering::SeqCst);
+        let server = (header.cluster_id, header.member_id);
+        assert_eq!(*self.server.get_or_init(|| server), server, "an answer of another server: {header:?}");
+        assert!(header.raft_term > 0, "an answer of no term: {header:?}");
     }
 
     /// A compaction is about to be asked for.

@@ -55,6 +55,8 @@ pub struct Run {
     load_ended: Condvar,
     /// The last revision, once all writers have ended; 0 before.
     last: AtomicI64,
+    /// How far the watch of everything is.
+    audited: AtomicI64,
     /// Everybody but the watch of everything has ended.
     closed: AtomicBool,
     values: AtomicU64,
@@ -82,6 +84,7 @@ impl Run {
             loading: Mutex::new(true),
             load_ended: Condvar::new(),
             last: AtomicI64::new(0),
+            audited: AtomicI64::new(1),
             closed: AtomicBool::new(false),
             values: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -146,6 +149,16 @@ impl Run {
     /// All writers have ended.
     pub fn set_last(&self, revision: i64) {
         self.last.store(revision, Ordering::SeqCst);
+    }
+
+    /// How far the watch of everything is.
+    pub fn audited(&self) -> i64 {
+        self.audited.load(Ordering::SeqCst)
+    }
+
+    /// The watch of everything has come here.
+    pub fn set_audited(&self, revision: i64) {
+        self.audited.store(revision, Ordering::SeqCst);
     }
 
     /// Nobody needs to be told any more what nobody has asked for.

@@ -27,6 +27,9 @@ const FIELDS: &[(&str, &str)] = &[("client-api-version", "3.7")];
 /// How etcd refuses a revision that is gone.
 pub const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 
+/// How etcd refuses a lease that is gone.
+const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
+
 /// A connection, made anew when it is lost.
 pub struct Store<'a> {
     run: &'a Run,
@@ -39,6 +42,8 @@ pub enum Written {
     At(i64),
     /// The guard did not hold; what is there instead, if that was asked for.
     Conflict(Option<KeyValue>),
+    /// It was not done: its lease has ended, which was not early.
+    LeaseEnded,
     /// Nobody knows.
     Lost,
 }
@@ -115,7 +120,7 @@ impl<'a> Store<'a> {
             match self.ask(kind, request) {
                 Ok(reply) => {
                     assert!(reply.revision() >= floor, "{kind} answers {} after {floor}", reply.revision());
-                    self.run.model.saw(reply.revision());
+                    self.run.model.saw(reply.header());
                     return Ok(reply);
                 }
                 Err(status) if self.is_lost(kind, &status) => {}
@@ -209,7 +214,7 @@ impl<'a> Store<'a> {
                     let whole = joined(&request, chunks);
                     let header = whole.revision();
                     assert!(header >= floor, "a stream of {request:?} answers {header} after {floor}");
-                    self.run.model.saw(header);
+                    self.run.model.saw(whole.header());
                     let revision = if revision > 0 { revision } else { header };
                     self.run.model.check_range(&request, &whole, revision);
                     return Ok(Listed { revision, cache: whole.kvs.iter().map(row).collect() });
@@ -258,14 +263,14 @@ impl<'a> Store<'a> {
             Ok(reply) if reply.succeeded => {
                 let revision = reply.revision();
                 assert!(revision > floor, "{kind} at {revision} after {floor}");
-                model.saw(revision);
+                model.saw(reply.header());
                 model.tell(|history| history.acknowledge(id, revision));
                 assert!(matches!(&reply.responses[..], [one] if is_done(&one.response, to.is_none())), "{kind}: {reply:?}");
                 Written::At(revision)
             }
             Ok(reply) => {
                 assert!(reply.revision() >= floor, "{kind} refused at {} after {floor}", reply.revision());
-                model.saw(reply.revision());
+                model.saw(reply.header());
                 let write = model.tell(|history| history.refuse(id));
                 Written::Conflict(self.conflict(kind, request, &write, reply))
             }
@@ -273,7 +278,14 @@ impl<'a> Store<'a> {
                 model.tell(|history| history.lose(id));
                 Written::Lost
             }
-            Err(status) => panic!("{kind} of {name:?}: {status:?}"),
+            Err(status) => {
+                let lease = to.map_or(0, |stored| stored.lease);
+                let ended = (status.code, &status.message[..]) == (Code::NotFound, LEASE_NOT_FOUND);
+                let may_have_ended = model.tell(|history| Ok(history.may_have_ended(lease)));
+                assert!(ended && may_have_ended, "{kind} of {name:?} with lease {lease}: {status:?}");
+                model.tell(|history| history.refuse(id));
+                Written::LeaseEnded
+            }
         }
     }
 

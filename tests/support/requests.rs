@@ -9,8 +9,8 @@ use bramble::pb::etcdserverpb::{
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
     MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberPromoteResponse,
     MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse, MoveLeaderRequest, MoveLeaderResponse,
-    PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, StatusRequest, StatusResponse, TxnRequest, TxnResponse,
-    WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, compare, request_op,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, ResponseHeader, StatusRequest, StatusResponse, TxnRequest,
+    TxnResponse, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, compare, request_op,
     watch_request,
 };
 use bytes::Bytes;
@@ -255,17 +255,22 @@ pub fn keep_alive(client: &Client) -> Stream<LeaseKeepAliveRequest, LeaseKeepAli
     client.open(KEEP_ALIVE, &[])
 }
 
-/// The revision of an answer's header.
+/// The header of an answer, and its revision.
 pub trait Revision {
+    /// `header`
+    fn header(&self) -> &ResponseHeader;
+
     /// `header.revision`
-    fn revision(&self) -> i64;
+    fn revision(&self) -> i64 {
+        self.header().revision
+    }
 }
 
 macro_rules! revision {
     ($($reply:ty)*) => {
         $(impl Revision for $reply {
-            fn revision(&self) -> i64 {
-                self.header.as_ref().expect("a header").revision
+            fn header(&self) -> &ResponseHeader {
+                self.header.as_ref().expect("a header")
             }
         })*
     };
