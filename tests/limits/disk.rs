@@ -189,7 +189,6 @@ const STALL: Duration = Duration::from_secs(5);
 /// One stall: what must not wait does not, what has to wait succeeds.
 fn stall(server: &Server, volume: &Volume, round: i64) {
     let client = server.client();
-    let mut pinger = Pinger::connect(server);
     let mut renewals = keep_alive(&client);
     let mut watching = Watch::open(&client);
     watching.create(watch_prefix("old/"));
@@ -210,6 +209,8 @@ fn stall(server: &Server, volume: &Volume, round: i64) {
         while frozen.lasts() {
             Latencies::time(&mut gets, || client.call(&key("recent")));
             Latencies::time(&mut stored, || client.call(&key(format!("old/{:05}", read % 2_000))));
+            // A fresh one each time: a client that pings without a call more than now and then is sent away.
+            let mut pinger = Pinger::connect(server);
             Latencies::time(&mut pings, || pinger.ping());
             Latencies::time(&mut keepalives, || {
                 renewals.send(&LeaseKeepAliveRequest { id: 5 });
