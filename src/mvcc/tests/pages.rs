@@ -64,6 +64,26 @@ fn what_was_before_the_compacted_revision_is_no_previous_value() {
     assert_eq!(before, [None, Some(3)]);
 }
 
+/// What watchers are told at once, and what those who lag read later.
+#[test]
+fn a_key_that_its_transaction_deletes_and_creates_anew_has_nothing_before() {
+    let (_dir, store) = fresh();
+    write_put(&store, "b", "0");
+    let delete = DeleteRangeRequest { key: b"a".to_vec().into(), range_end: vec![0].into(), prev_kv: false };
+    let ops = [Request::RequestDeleteRange(delete), Request::RequestPut(put(b"b", b"1"))];
+    let request =
+        TxnRequest { success: ops.map(|op| RequestOp { request: Some(op) }).into_iter().collect(), ..TxnRequest::default() };
+    let mut batch = store.batch();
+    let written = batch.txn(&request, &lease_exists).unwrap().unwrap();
+    let told: Vec<_> = written.changes.iter().map(|change| batch.event(change)).collect();
+    drop(batch);
+    let read = store.page(3, usize::MAX, &all_keys).unwrap().events;
+    for events in [told, read] {
+        let before: Vec<_> = events.iter().map(|event| event.prev.revision).collect();
+        assert_eq!(before, [Some(Revision::first_of(2)), None]);
+    }
+}
+
 /// As in etcd: with a sort target, no order and a filter, all that pass are sorted before the limit cuts.
 #[test]
 fn a_limit_cuts_behind_a_filter_that_has_sorted() {
