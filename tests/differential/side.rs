@@ -192,8 +192,7 @@ impl Side {
             Ok(reply) => {
                 let told = super::method::METHODS.iter().find(|method| method.path == path);
                 match told {
-                    // The request is the first message, if any.
-                    Some(method) => self.told(method, &body.slice(body.len().min(5)..), &reply),
+                    Some(method) => self.told(method, &first_message(body), &reply),
                     None => wire(&reply) + &refused(&reply.status),
                 }
             }
@@ -328,12 +327,19 @@ impl Side {
     }
 }
 
+/// The first message of these frames, or what there is of it.
+fn first_message(frames: &Bytes) -> Bytes {
+    let Some((prefix, rest)) = frames.split_at_checked(5) else { return Bytes::new() };
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    frames.slice_ref(&rest[..length.min(rest.len())])
+}
+
 /// What is around the messages of an answer.
 fn wire(reply: &Reply) -> String {
     let told = |fields: &HeaderMap| -> Vec<String> {
         let mut lines: Vec<String> = fields
             .iter()
-            .filter(|(name, _)| *name != "grpc-message" && *name != normalise::HARMLESS)
+            .filter(|(name, _)| *name != "grpc-message" && !normalise::HARMLESS.contains(&name.as_str()))
             .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
             .collect();
         lines.sort();
