@@ -63,7 +63,7 @@ impl Reader {
         Reader { limit, encoding, unread: Bytes::new(), part: NEXT }
     }
 
-    /// Takes more bytes. The last ones have to be used up: [`Reader::next`] said None.
+    /// Takes more bytes. The last ones have to be used up: [`Reader::next_message`] said None.
     pub fn push(&mut self, bytes: Bytes) {
         debug_assert!(self.unread.is_empty());
         self.unread = bytes;

@@ -14,7 +14,7 @@ use http::HeaderMap;
 use prost::Message;
 
 use super::generate::KEYS;
-use super::method::{Method, method};
+use super::method::{METHODS, Method, method};
 use super::normalise;
 use super::step::{End, Step};
 use super::watches::Watches;
@@ -186,16 +186,18 @@ impl Side {
         if let Some(expected) = normalise::is_not_offered(path) {
             return self.is_unknown_here(&expected, path, body);
         }
+        let told = METHODS.iter().find(|method| method.path == path);
+        let first = first_message(body);
+        if told.is_some_and(|method| normalise::is_streamed_by_mistake(method, &first)) {
+            return String::new();
+        }
         self.tally.requests += 1;
         let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         match self.client.raw(path, &fields, body.clone()) {
-            Ok(reply) => {
-                let told = super::method::METHODS.iter().find(|method| method.path == path);
-                match told {
-                    Some(method) => self.told(method, &first_message(body), &reply),
-                    None => wire(&reply) + &refused(&reply.status),
-                }
-            }
+            Ok(reply) => match told {
+                Some(method) => self.told(method, &first, &reply),
+                None => wire(&reply) + &refused(&reply.status),
+            },
             Err(status) => refused(&status),
         }
     }
