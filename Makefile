@@ -43,7 +43,8 @@ doc:
 unit: toolchain
 	$(CARGO) test --locked --lib
 
-# Random requests at real etcd and at ours, answers compared: N in all, in cases of 500, the first of them determined by SEED.
+# Random requests at real etcd and at ours, answers compared: N in all, in cases of 500, the first of them determined by SEED. What differs
+# is made small and written to a file that tests/differential/kept/ can keep; at the end stands what was played.
 SEED ?= 1
 N ?= 50000
 diff: toolchain oracle

@@ -332,8 +332,8 @@ impl Requests {
         }
     }
 
-    /// The one message of a call that has only one.
-    pub async fn only(&mut self) -> Result<Bytes, Status> {
+    /// The first message of a call that has to have one.
+    pub async fn first(&mut self) -> Result<Bytes, Status> {
         self.next().await.unwrap_or_else(|| {
             let text = "cardinality violation: received no request message from non-client-streaming RPC";
             Err(Status::new(Code::Internal, text))

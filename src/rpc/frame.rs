@@ -63,7 +63,7 @@ impl Reader {
         Reader { limit, encoding, unread: Bytes::new(), part: NEXT }
     }
 
-    /// Takes more bytes. The last ones have to be used up: [`Reader::next`] said None.
+    /// Takes more bytes. The last ones have to be used up: [`Reader::next_message`] said None.
     pub fn push(&mut self, bytes: Bytes) {
         debug_assert!(self.unread.is_empty());
         self.unread = bytes;
@@ -139,7 +139,7 @@ fn gunzip(message: &[u8], limit: usize) -> Result<Bytes, Status> {
     decoder
         .take(limit as u64 + 1)
         .read_to_end(&mut inflated)
-        .map_err(|error| Status::new(Code::Internal, format!("grpc: failed to {failing_at}: {}", go_words(&error))))?;
+        .map_err(|error| Status::new(Code::Internal, format!("grpc: failed to {failing_at}: {}", go_words(&error, message))))?;
     if inflated.len() > limit {
         let text = format!("grpc: received message after decompression larger than max {limit}");
         return Err(Status::new(Code::ResourceExhausted, text));
@@ -147,9 +147,10 @@ fn gunzip(message: &[u8], limit: usize) -> Result<Bytes, Status> {
     Ok(inflated.into())
 }
 
-/// What Go's library says of data that ends too soon or is of another kind.
-fn go_words(error: &std::io::Error) -> String {
+/// What Go's library says of data that ends too soon, or before it begins, or is of another kind.
+fn go_words(error: &std::io::Error, data: &[u8]) -> String {
     match error.kind() {
+        ErrorKind::UnexpectedEof if data.is_empty() => "EOF".to_owned(),
         ErrorKind::UnexpectedEof => "unexpected EOF".to_owned(),
         ErrorKind::InvalidInput => "gzip: invalid header".to_owned(),
         _ => error.to_string(),

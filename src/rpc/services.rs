@@ -297,11 +297,11 @@ impl Api {
         self.check_metadata(call, Shape::Stream)?;
         match method {
             Method::RangeStream => {
-                let request: RangeRequest = decode_streamed(requests.only().await?)?;
+                let request: RangeRequest = only(&mut requests).await?;
                 kv::range_stream(self, request, &mut replies).await
             }
             Method::LeaseKeepAlive => lease::keep_alive(self, &mut requests, &mut replies).await,
-            Method::HealthWatch => health::watch(&decode_streamed(requests.only().await?)?, &mut replies).await,
+            Method::HealthWatch => health::watch(&only(&mut requests).await?, &mut replies).await,
             Method::Watch => self.watch(call, requests, replies).await,
             _ => unreachable!("{method:?} is unary"),
         }
@@ -316,6 +316,20 @@ fn check_metadata(metadata: &HeaderMap, shape: Shape, leader: Option<MemberId>) 
         return Err(Error::NoLeader);
     }
     Ok(())
+}
+
+/// The message of a call that streams nothing but its answer. Begins no sooner than the client has said that there is no other, as in
+/// gRPC's Go library.
+async fn only<M: Message + Default>(requests: &mut Requests) -> Result<M, Status> {
+    let request = decode_streamed(requests.first().await?)?;
+    match requests.next().await {
+        None => Ok(request),
+        Some(another) => {
+            decode_streamed::<M>(another?)?;
+            let text = "cardinality violation: received multiple request messages for non-client-streaming RPC";
+            Err(Status::new(Code::Internal, text))
+        }
+    }
 }
 
 /// Decodes a message of a stream; gRPC's words for failing at it differ from those for a unary call's.

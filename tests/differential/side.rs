@@ -14,7 +14,7 @@ use http::HeaderMap;
 use prost::Message;
 
 use super::generate::KEYS;
-use super::method::{Method, method};
+use super::method::{METHODS, Method, method};
 use super::normalise;
 use super::step::{End, Step};
 use super::watches::Watches;
@@ -186,17 +186,18 @@ impl Side {
         if let Some(expected) = normalise::is_not_offered(path) {
             return self.is_unknown_here(&expected, path, body);
         }
+        let told = METHODS.iter().find(|method| method.path == path);
+        let first = first_message(body);
+        if told.is_some_and(|method| normalise::is_streamed_by_mistake(method, &first)) {
+            return String::new();
+        }
         self.tally.requests += 1;
         let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         match self.client.raw(path, &fields, body.clone()) {
-            Ok(reply) => {
-                let told = super::method::METHODS.iter().find(|method| method.path == path);
-                match told {
-                    // The request is the first message, if any.
-                    Some(method) => self.told(method, &body.slice(body.len().min(5)..), &reply),
-                    None => wire(&reply) + &refused(&reply.status),
-                }
-            }
+            Ok(reply) => match told {
+                Some(method) => self.told(method, &first, &reply),
+                None => wire(&reply) + &refused(&reply.status),
+            },
             Err(status) => refused(&status),
         }
     }
@@ -328,12 +329,19 @@ impl Side {
     }
 }
 
+/// The first message of these frames, or what there is of it.
+fn first_message(frames: &Bytes) -> Bytes {
+    let Some((prefix, rest)) = frames.split_at_checked(5) else { return Bytes::new() };
+    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    frames.slice_ref(&rest[..length.min(rest.len())])
+}
+
 /// What is around the messages of an answer.
 fn wire(reply: &Reply) -> String {
     let told = |fields: &HeaderMap| -> Vec<String> {
         let mut lines: Vec<String> = fields
             .iter()
-            .filter(|(name, _)| *name != "grpc-message" && *name != normalise::HARMLESS)
+            .filter(|(name, _)| *name != "grpc-message" && !normalise::HARMLESS.contains(&name.as_str()))
             .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
             .collect();
         lines.sort();

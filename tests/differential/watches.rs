@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use bramble::pb::etcdserverpb::watch_request::RequestUnion;
 use bramble::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 
+use prost::Message;
+
 use crate::support::Client;
 use crate::support::requests::{Revision, Watch, put, watch};
 use crate::support::wait::DEADLINE;
@@ -16,6 +18,9 @@ use crate::support::wait::DEADLINE;
 pub const FAR: i64 = 77;
 
 const MARKER: &str = "~marker";
+
+/// etcd's default `--max-request-bytes` and what it allows for around a request.
+const LONGEST_FRAGMENT: usize = 2 << 20;
 
 /// Progress is asked for again if there is no answer by then: a server that has not caught up says nothing.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -28,6 +33,8 @@ pub struct Watches {
     live: BTreeSet<i64>,
     /// Those of them that were told to start at what has been compacted.
     ended: BTreeSet<i64>,
+    /// Those whose long answers come in fragments.
+    fragmented: BTreeSet<i64>,
     /// Where the last of the watches starts. A stream tells no progress before.
     furthest: i64,
 }
@@ -35,7 +42,14 @@ pub struct Watches {
 impl Watches {
     /// A stream without watches.
     pub fn open(client: &Client) -> Watches {
-        Watches { stream: Watch::open(client), said: Vec::new(), live: BTreeSet::new(), ended: BTreeSet::new(), furthest: 0 }
+        Watches {
+            stream: Watch::open(client),
+            said: Vec::new(),
+            live: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            fragmented: BTreeSet::new(),
+            furthest: 0,
+        }
     }
 
     /// Says something, and waits for the answer if there is to be one.
@@ -50,7 +64,7 @@ impl Watches {
 
     /// Asks for a watch and waits for the answer; if it starts before `compacted`, for its end too.
     fn create(&mut self, request: WatchCreateRequest, compacted: i64) {
-        let start = request.start_revision;
+        let (start, fragment) = (request.start_revision, request.fragment);
         self.stream.ask(request);
         let created = self.hear_until(|reply| reply.created);
         let id = created.watch_id;
@@ -58,6 +72,10 @@ impl Watches {
             return;
         }
         self.live.insert(id);
+        match fragment {
+            true => self.fragmented.insert(id),
+            false => self.fragmented.remove(&id),
+        };
         if id != FAR {
             self.furthest = self.furthest.max(start);
         }
@@ -117,6 +135,9 @@ impl Watches {
     }
 
     fn heard(&mut self, reply: WatchResponse) {
+        let length = reply.encoded_len();
+        let is_whole = !self.fragmented.contains(&reply.watch_id) || reply.events.len() < 2;
+        assert!(is_whole || length <= LONGEST_FRAGMENT, "a fragment of {length} bytes and {} events", reply.events.len());
         if reply.canceled && !reply.created && reply.compact_revision == 0 {
             self.live.remove(&reply.watch_id);
             self.ended.remove(&reply.watch_id);

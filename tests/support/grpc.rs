@@ -1,7 +1,7 @@
 //! A gRPC client with nothing hidden: header fields, trailers, frames and status as they came. Blocking; every wait has a deadline.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -126,6 +126,12 @@ pub fn frame(compressed: bool, message: &[u8]) -> Bytes {
     framed.put_u32(u32::try_from(message.len()).unwrap());
     framed.put_slice(message);
     framed.freeze()
+}
+
+fn gunzip(message: &[u8]) -> Bytes {
+    let mut inflated = Vec::new();
+    flate2::read::GzDecoder::new(message).read_to_end(&mut inflated).expect("gzip is the only compression");
+    inflated.into()
 }
 
 /// A whole answer, as it came.
@@ -381,9 +387,10 @@ impl Answer {
         let mut messages = Vec::new();
         let mut bytes = buffer.freeze();
         while bytes.len() >= 5 && status.is_some() {
-            let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
+            let (compressed, length) = (bytes[0] == 1, u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize);
             bytes.advance(5);
-            messages.push(bytes.split_to(length));
+            let message = bytes.split_to(length);
+            messages.push(if compressed { gunzip(&message) } else { message });
         }
         let status = status.unwrap_or_else(|| Status::new(Code::Unknown, "no grpc-status"));
         Ok(Reply { http_status, headers, messages, trailers, status })

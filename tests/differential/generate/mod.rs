@@ -180,7 +180,7 @@ impl Generator {
     fn large(&mut self) -> Step {
         let length = match self.random.below(8) {
             // A request and what is around it, in the log and on the wire.
-            0 => 1_572_864 - self.random.below(80) as usize,
+            0 => 1_572_864 - 20 - self.random.below(24) as usize,
             1 => 2_097_152 - self.random.below(40) as usize,
             2 => 1_572_864 + self.random.below(40) as usize,
             _ => self.one_of(&[100_000, 300_000, 700_000, 1_000_000]),
@@ -195,7 +195,7 @@ impl Generator {
     /// Around the limits of [`Mood::Limits`].
     fn near_a_limit(&mut self) -> Step {
         match self.random.below(3) {
-            0 => Step::PutOf(1920 + self.random.below(90) as usize, self.put().encode_to_vec().into()),
+            0 => Step::PutOf(2000 - 20 - self.random.below(24) as usize, self.put().encode_to_vec().into()),
             1 => Step::PutOf(2000 + 512 * 1024 - self.random.below(40) as usize, self.put().encode_to_vec().into()),
             _ => Step::call("KV/Txn", &self.txn(0)),
         }
