@@ -67,7 +67,7 @@ fn answered(history: &[Operation], timeline: &Timeline) -> Result<Vec<Option<Pla
             if let Some(other) = writer[revision as usize] {
                 // Of two revocations that fit, the other has done it, and this one finds nothing more to delete.
                 if writes(reply).is_some() || !Attempt::of(timeline, revision, &operation.request).1.is_empty() {
-                    let both: [&Operation; 2] = [operation, &history[other as usize]];
+                    let both: [&Operation; 2] = [operation, &history[other]];
                     return Err(Violation::new(format!("two writes have revision {revision}"), both.map(ToString::to_string)));
                 }
                 places[index] = Some(Place::After(revision));
