@@ -56,12 +56,12 @@ macro_rules! calls {
             /// Asks, and waits for the answer; none: it is unknown what has become of it.
             pub fn call(&self, client: &Client) -> Option<Reply> {
                 let mut request = self.clone();
-                value::each_of_request(&mut request, value::unfold);
+                value::unfold_request(&mut request);
                 let mut reply = match request {
                     $(Request::$name(request) => client.try_call(&request).map(Reply::$name),)*
                 };
                 if let Ok(reply) = &mut reply {
-                    value::each_of_reply(reply, value::fold);
+                    value::fold_reply(reply);
                 }
                 match reply {
                     Ok(reply) => Some(reply),
@@ -73,7 +73,7 @@ macro_rules! calls {
             /// Asks and hangs up after a while: the server may do it or not.
             pub fn abandon(&self, client: &Client, patience: Duration) {
                 let mut request = self.clone();
-                value::each_of_request(&mut request, value::unfold);
+                value::unfold_request(&mut request);
                 match request {
                     $(Request::$name(request) => abandon(client, &request, patience),)*
                 }

@@ -6,7 +6,7 @@
 use bramble::pb::etcdserverpb::request_op::Request as Op;
 use bramble::pb::etcdserverpb::response_op::Response;
 use bramble::pb::etcdserverpb::{RequestOp, ResponseOp, TxnRequest, compare::TargetUnion};
-use bramble::pb::mvccpb::Event;
+use bramble::pb::mvccpb::{Event, KeyValue};
 use bytes::Bytes;
 
 use super::history::{Reply, Request};
@@ -31,6 +31,8 @@ pub fn fold(value: &mut Bytes) {
     let name = value.split(|byte| *byte == END).next().unwrap_or_default();
     if whole(name).is_some_and(|whole| whole == *value) {
         *value = Bytes::copy_from_slice(name);
+    } else {
+        *value = Bytes::copy_from_slice(value);
     }
 }
 
@@ -42,55 +44,61 @@ fn whole(name: &[u8]) -> Option<Vec<u8>> {
     Some([name, &[END], &filling[first..]].concat())
 }
 
-/// Changes every value of a request.
-pub fn each_of_request(request: &mut Request, change: fn(&mut Bytes)) {
+/// Writes out the values of a request.
+pub fn unfold_request(request: &mut Request) {
     match request {
-        Request::Put(put) => change(&mut put.value),
-        Request::Txn(txn) => each_of_txn(txn, change),
+        Request::Put(put) => unfold(&mut put.value),
+        Request::Txn(txn) => unfold_txn(txn),
         Request::Range(_) | Request::DeleteRange(_) | Request::Compact(_) => {}
         Request::Grant(_) | Request::Revoke(_) | Request::TimeToLive(_) | Request::Leases(_) => {}
     }
 }
 
-fn each_of_txn(txn: &mut TxnRequest, change: fn(&mut Bytes)) {
+fn unfold_txn(txn: &mut TxnRequest) {
     for compare in &mut txn.compare {
         if let Some(TargetUnion::Value(value)) = &mut compare.target_union {
-            change(value);
+            unfold(value);
         }
     }
     for RequestOp { request } in txn.success.iter_mut().chain(&mut txn.failure) {
         match request {
-            Some(Op::RequestPut(put)) => change(&mut put.value),
-            Some(Op::RequestTxn(txn)) => each_of_txn(txn, change),
+            Some(Op::RequestPut(put)) => unfold(&mut put.value),
+            Some(Op::RequestTxn(txn)) => unfold_txn(txn),
             Some(Op::RequestRange(_) | Op::RequestDeleteRange(_)) | None => {}
         }
     }
 }
 
-/// Changes every value of an answer.
-pub fn each_of_reply(reply: &mut Reply, change: fn(&mut Bytes)) {
+/// Folds the values of an answer.
+pub fn fold_reply(reply: &mut Reply) {
     match reply {
-        Reply::Range(range) => range.kvs.iter_mut().for_each(|kv| change(&mut kv.value)),
-        Reply::Put(put) => put.prev_kv.iter_mut().for_each(|kv| change(&mut kv.value)),
-        Reply::DeleteRange(delete) => delete.prev_kvs.iter_mut().for_each(|kv| change(&mut kv.value)),
-        Reply::Txn(txn) => txn.responses.iter_mut().for_each(|response| each_of_response(response, change)),
+        Reply::Range(range) => range.kvs.iter_mut().for_each(fold_pair),
+        Reply::Put(put) => put.prev_kv.iter_mut().for_each(fold_pair),
+        Reply::DeleteRange(delete) => delete.prev_kvs.iter_mut().for_each(fold_pair),
+        Reply::Txn(txn) => txn.responses.iter_mut().for_each(fold_response),
         Reply::Compact(_) | Reply::Grant(_) | Reply::Revoke(_) | Reply::TimeToLive(_) | Reply::Leases(_) | Reply::Refused(_) => {}
     }
 }
 
-fn each_of_response(response: &mut ResponseOp, change: fn(&mut Bytes)) {
+fn fold_response(response: &mut ResponseOp) {
     match &mut response.response {
-        Some(Response::ResponseRange(range)) => range.kvs.iter_mut().for_each(|kv| change(&mut kv.value)),
-        Some(Response::ResponsePut(put)) => put.prev_kv.iter_mut().for_each(|kv| change(&mut kv.value)),
-        Some(Response::ResponseDeleteRange(delete)) => delete.prev_kvs.iter_mut().for_each(|kv| change(&mut kv.value)),
-        Some(Response::ResponseTxn(txn)) => txn.responses.iter_mut().for_each(|response| each_of_response(response, change)),
+        Some(Response::ResponseRange(range)) => range.kvs.iter_mut().for_each(fold_pair),
+        Some(Response::ResponsePut(put)) => put.prev_kv.iter_mut().for_each(fold_pair),
+        Some(Response::ResponseDeleteRange(delete)) => delete.prev_kvs.iter_mut().for_each(fold_pair),
+        Some(Response::ResponseTxn(txn)) => txn.responses.iter_mut().for_each(fold_response),
         None => {}
     }
 }
 
 /// Folds the values of an event.
 pub fn fold_event(event: &mut Event) {
-    event.kv.iter_mut().chain(&mut event.prev_kv).for_each(|kv| fold(&mut kv.value));
+    event.kv.iter_mut().chain(&mut event.prev_kv).for_each(fold_pair);
+}
+
+/// The key, too, gets memory of its own: else it would keep the whole answer.
+fn fold_pair(kv: &mut KeyValue) {
+    kv.key = Bytes::copy_from_slice(&kv.key);
+    fold(&mut kv.value);
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl<'a> Watcher<'a> {
 
     /// How much a slow reader takes ahead: some take little, so that the server's queue for them fills.
     pub fn window(&self) -> Option<u32> {
-        (self.id.is_multiple_of(3)).then_some(SMALL_WINDOW)
+        self.id.is_multiple_of(3).then_some(SMALL_WINDOW)
     }
 
     /// Watches until the goal is reached or the stream is gone.
@@ -185,14 +185,18 @@ impl Session<'_, '_> {
         self.watcher.watches.push(Watch { epoch, request, asked, cancelled: None, told: Vec::new() });
     }
 
+    /// What cannot be sent will be seen as the end of the stream.
     fn send(&mut self, request: RequestUnion) {
-        // What cannot be sent will be seen as the end of the stream.
-        let _ = self.stream.try_send(&WatchRequest { request_union: Some(request) });
+        self.stream.try_send(&WatchRequest { request_union: Some(request) });
     }
 
     fn run(mut self, goal: &Goal) {
         let start = std::time::Instant::now();
         loop {
+            // A stream without watches is not told of progress.
+            if goal.get().is_some() && self.live.is_empty() {
+                return;
+            }
             match self.stream.recv_within(QUIET) {
                 Some(Ok(response)) => {
                     let is_at_goal = goal.get().is_some_and(|goal| is_progress_to(&response, goal));
