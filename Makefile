@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash power-cut guards mutants kube-shaped fuzz linear hostile fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -88,6 +88,14 @@ fuzz: toolchain
 linear: N = 5
 linear: toolchain
 	SEED=$(SEED) N=$(N) $(CARGO) test --locked --test tests -- --ignored --nocapture linearizable::
+
+# Damage and faults everywhere: an hour or two. Every IO of a story fails in every way, and again in the start after it; every byte of
+# a WAL and DAMAGE_CASES bits of every page of LMDB's file are flipped; the stores' models see RUNS runs each.
+RUNS ?= 2000
+crash-disk: toolchain
+	$(CARGO) test --locked --lib -- --ignored --nocapture server::tests::each_io server::tests::damaged_wal backend::tests::a_file_with_many
+	RUNS=$(RUNS) $(CARGO) test --locked --lib -- --nocapture mvcc::tests::the_store_answers
+	RUNS=$(RUNS) $(CARGO) test --locked --test tests -- --nocapture lease::no_lease_expires
 
 # Large and many things, full and stalled disks, on the release binary; prints what it measures. As root also the disks.
 limits: release oracle

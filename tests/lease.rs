@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bramble::error::Error;
-use bramble::lease::{Config, LeaseId, Lessor, Renewal};
+use bramble::lease::{Config, LeaseId, LeaseRecord, Lessor, Renewal};
 use bytes::Bytes;
 
 use crate::script::{Story, play};
@@ -106,10 +106,22 @@ struct Promise {
     keys: Vec<Bytes>,
 }
 
+/// `SEED=n` replays one run, `RUNS=n` sets how many there are.
+fn seeds(runs: u64) -> std::ops::RangeInclusive<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    number("SEED").map_or(1..=number("RUNS").unwrap_or(runs), |seed| seed..=seed)
+}
+
 #[test]
 fn no_lease_expires_before_what_its_client_was_told() {
-    for seed in 1..=50 {
-        let mut model = Model { lessor: Lessor::new(config(), []), promises: BTreeMap::new(), now: Duration::ZERO, random: seed };
+    for seed in seeds(50) {
+        let mut model = Model {
+            lessor: Lessor::new(config(), []),
+            promises: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            now: Duration::ZERO,
+            random: seed,
+        };
         model.lessor.promote(Duration::ZERO, Duration::ZERO);
         for step in 0..2000 {
             model.step(&format!("seed {seed} step {step}"));
@@ -120,6 +132,8 @@ fn no_lease_expires_before_what_its_client_was_told() {
 struct Model {
     lessor: Lessor,
     promises: BTreeMap<LeaseId, Promise>,
+    /// What checkpoints have written.
+    stored: BTreeMap<LeaseId, LeaseRecord>,
     now: Duration,
     random: u64,
 }
@@ -132,12 +146,45 @@ impl Model {
         match self.below(8) {
             0 => self.grant(id, at),
             1..4 => self.renew(id, at),
+            4 if self.below(4) == 0 => self.detach(at),
             4 => self.attach(id, at),
             5 => self.checkpoint(),
             6 if self.below(8) == 0 => self.change_leader(),
             _ => self.expire(at),
         }
         assert_eq!(self.lessor.len(), self.promises.len(), "{at}");
+        self.look(at);
+        if self.below(4) == 0 {
+            self.store(at);
+        }
+    }
+
+    /// What a client is told of each lease.
+    fn look(&self, at: &str) {
+        for (&id, promise) in &self.promises {
+            let times = self.lessor.time_to_live(id, self.now).unwrap_or_else(|error| panic!("{at}: {id}: {error:?}"));
+            assert_eq!(times.granted_secs, promise.ttl_secs, "{at}");
+            let promised = promise.until.saturating_sub(self.now).as_secs() as i64;
+            assert!(times.remaining_secs >= promised, "{at}: {id} has {} seconds, promised {promised}", times.remaining_secs);
+            assert!(times.remaining_secs <= promise.ttl_secs, "{at}: {id} has {} seconds", times.remaining_secs);
+            let mut keys = promise.keys.clone();
+            keys.sort();
+            assert_eq!(self.lessor.keys(id).cloned().collect::<Vec<_>>(), keys, "{at}");
+            keys.iter().for_each(|key| assert_eq!(self.lessor.lease_of(key), Some(id), "{at}"));
+        }
+    }
+
+    /// A checkpoint writes what has changed, and has everything then.
+    fn store(&mut self, at: &str) {
+        for (id, record) in self.lessor.take_changed() {
+            match record {
+                Some(record) => self.stored.insert(id, record),
+                None => self.stored.remove(&id),
+            };
+        }
+        let mut records: Vec<LeaseRecord> = self.lessor.records().collect();
+        records.sort_by_key(|record| record.id);
+        assert_eq!(self.stored.values().cloned().collect::<Vec<_>>(), records, "{at}");
     }
 
     fn grant(&mut self, id: LeaseId, at: &str) {
@@ -182,6 +229,15 @@ impl Model {
         }
     }
 
+    fn detach(&mut self, at: &str) {
+        let key = Bytes::from(format!("key{}", self.below(20)));
+        let holder = self.promises.iter().find(|(_, promise)| promise.keys.contains(&key)).map(|(id, _)| *id);
+        assert_eq!(self.lessor.lease_of(&key), holder, "{at}");
+        self.lessor.detach(&key);
+        self.promises.values_mut().for_each(|promise| promise.keys.retain(|other| *other != key));
+        assert_eq!(self.lessor.lease_of(&key), None, "{at}");
+    }
+
     fn checkpoint(&mut self) {
         for (id, remaining) in self.lessor.checkpoints_due(self.now, 5) {
             self.lessor.apply_checkpoint(id, remaining);
@@ -190,6 +246,7 @@ impl Model {
 
     /// Another member, with the same log, whose clock is elsewhere.
     fn change_leader(&mut self) {
+        self.store("a change of leader");
         let mut next = Lessor::new(config(), self.lessor.records());
         for (&id, promise) in &self.promises {
             promise.keys.iter().for_each(|key| next.attach(key.clone(), id).expect("stored"));

@@ -17,10 +17,10 @@ use heed::{
 };
 use self_cell::self_cell;
 
-use super::REMEDY;
 use super::check::{check_all, check_frame};
 use super::meta::extend_to_mapped_length;
 use super::table::{CRC_BYTES, Table, seal, tree_key, unseal};
+use super::{REMEDY, guard};
 use crate::error::Fault;
 use crate::metrics;
 
@@ -284,6 +284,7 @@ impl Backend {
         let Some(old) = current.take() else { return Err(self.not_open()) };
         let closing = old.borrow_owner().clone().prepare_for_closing();
         drop(old);
+        guard::forget();
         closing.wait();
         between()?;
         *current = Some(Arc::new(Generation::open(&self.path, self.options)?));
@@ -325,6 +326,7 @@ impl Backend {
 impl Generation {
     fn open(path: &Path, options: Options) -> Result<Generation, Fault> {
         let env = open_env(path, options)?;
+        guard::watch(path);
         Generation::try_new(env, |env| {
             let txn = env.write_txn()?;
             let tree = env.create_databases_and_commit(txn, |opener, txn| {

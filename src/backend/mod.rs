@@ -8,6 +8,7 @@
 
 mod check;
 mod env;
+mod guard;
 mod meta;
 mod page;
 mod table;

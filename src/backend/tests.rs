@@ -31,8 +31,9 @@ impl Dice {
 /// A file with three levels, overflow pages and free pages, and what it held after each of the commits whose pages are still in it.
 struct Sample {
     file: Vec<u8>,
-    /// The file some commits before.
+    /// The file some commits before, and just before the last.
     older: Vec<u8>,
+    before: Vec<u8>,
     states: [Rows; 2],
     page: usize,
 }
@@ -52,8 +53,9 @@ fn sample() -> Sample {
     let path = dir.path().join("db");
     let backend = Backend::open(&path, OPTIONS).unwrap();
     let mut dice = Dice(0x5eed);
-    let (mut rows, mut states, mut older) = (Rows::new(), [Rows::new(), Rows::new()], Vec::new());
+    let (mut rows, mut states, mut older, mut before) = (Rows::new(), [Rows::new(), Rows::new()], Vec::new(), Vec::new());
     for batch in 0..24_u64 {
+        before = fs::read(&path).unwrap();
         states[0] = rows.clone();
         backend
             .write(|writer| {
@@ -78,7 +80,7 @@ fn sample() -> Sample {
     states[1] = rows;
     let page = usize::from(u16::from_ne_bytes(fs::read(&path).unwrap()[40..42].try_into().unwrap()));
     drop(backend);
-    Sample { file: fs::read(&path).unwrap(), older, states, page }
+    Sample { file: fs::read(&path).unwrap(), older, before, states, page }
 }
 
 /// Kinds of damage that a page sees, beside single bits.
@@ -225,6 +227,72 @@ fn child() {
         }
     }
     fs::write(&note, format!("{refused} refused, {right} right")).unwrap();
+}
+
+/// A power cut between a commit's first write and its meta page: of the pages that it wrote, any were, were in part or were not.
+#[test]
+fn a_commit_cut_short_anywhere_leaves_the_one_before_it() {
+    let sample = sample();
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let path = dir.path().join("db");
+    for seed in 1..=40 {
+        let mut dice = Dice(seed);
+        let mut file = sample.before.clone();
+        if dice.below(2) == 0 {
+            file.resize(sample.file.len(), 0);
+        }
+        for at in 2..file.len() / sample.page {
+            let (begin, end) = (at * sample.page, (at + 1) * sample.page);
+            let (from, to) = match dice.below(5) {
+                0 => (begin, begin),
+                1 => (begin, begin + dice.below(sample.page / 512) * 512),
+                2 => (begin + dice.below(sample.page / 512) * 512, end),
+                _ => (begin, end),
+            };
+            file[from..to].copy_from_slice(&sample.file[from..to]);
+        }
+        fs::write(&path, file).unwrap();
+        use_file(&path, &sample.states[..1]).unwrap_or_else(|fault| panic!("seed {seed}: {fault}"));
+    }
+}
+
+/// Runs in a process of its own, and does what would have ended it by a signal.
+#[test]
+#[ignore = "the other half of the tests of the guard, which start it"]
+fn faulting_child() {
+    let Ok(fault) = std::env::var("GUARD_FAULT") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let backend = Backend::open(&path, OPTIONS).unwrap();
+    backend.write(|writer| writer.put(Table::Row, b"key", b"value")).unwrap();
+    backend.defragment().unwrap();
+    if fault == "map" {
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 * 4096).unwrap();
+        println!("{:?}", backend.reader().unwrap().get(Table::Row, b"key"));
+    } else {
+        // SAFETY: nothing is mapped there, so the process ends here, as it is meant to.
+        println!("{}", unsafe { std::ptr::read_volatile(std::ptr::without_provenance::<u8>(16)) });
+    }
+}
+
+fn fault(kind: &str) -> std::process::Output {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["backend::tests::faulting_child", "--exact", "--ignored", "--nocapture"]).env("GUARD_FAULT", kind);
+    child.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn a_page_that_cannot_be_read_while_serving_is_told_of_and_ends_the_process_as_any_fault() {
+    let output = fault("map");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{}: {said}", output.status);
+    assert!(said.contains("/db cannot be read any more") && said.contains("Put back a copy"), "{said}");
+}
+
+#[test]
+fn a_fault_that_is_none_of_the_maps_ends_the_process_as_it_would_have() {
+    let output = fault("other");
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(libc::SIGSEGV), "{}", output.status);
 }
 
 fn damage(cases: usize) {
