@@ -187,7 +187,7 @@ impl Session<'_, '_> {
 
     /// What cannot be sent will be seen as the end of the stream.
     fn send(&mut self, request: RequestUnion) {
-        self.stream.try_send(&WatchRequest { request_union: Some(request) });
+        let _ = self.stream.try_send(&WatchRequest { request_union: Some(request) });
     }
 
     fn run(mut self, goal: &Goal) {

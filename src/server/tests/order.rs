@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::stream::FuturesUnordered;
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use smol::block_on;
 
 use super::super::Server;
