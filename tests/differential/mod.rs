@@ -37,8 +37,8 @@ use crate::support::{Server, oracle, under_test};
 /// Steps of a case. Long enough for history to pile up, short enough to replay.
 const STEPS: usize = 500;
 
-/// Replays that shrinking a failed case may take; each starts two servers.
-const REPLAYS: usize = 150;
+/// Replays that shrinking a failed case may take; each starts two servers, and takes about a second.
+const REPLAYS: usize = 400;
 
 struct Pair {
     etcd: Side,
@@ -138,7 +138,7 @@ fn shrunk(failure: Failure) -> Failure {
     let mut last = None;
     let Failure { mood, steps, .. } = &failure;
     // What never ends is waited for in each replay.
-    let replays = if failure.etcd.starts_with(PANIC) || failure.ours.starts_with(PANIC) { REPLAYS / 10 } else { REPLAYS };
+    let replays = if failure.etcd.starts_with(PANIC) || failure.ours.starts_with(PANIC) { REPLAYS / 20 } else { REPLAYS };
     shrink::shrunk(steps.clone(), replays, |steps| {
         let failure = replay(*mood, steps)?;
         let steps = failure.steps.clone();

@@ -188,7 +188,10 @@ impl Side {
         }
         let told = METHODS.iter().find(|method| method.path == path);
         let first = first_message(body);
-        if told.is_some_and(|method| normalise::is_streamed_by_mistake(method, &first)) {
+        let is_left_out = |method: &Method| {
+            normalise::is_streamed_by_mistake(method, &first) || normalise::is_of_another_wire_type(method, &first)
+        };
+        if told.is_some_and(is_left_out) {
             return String::new();
         }
         self.tally.requests += 1;
