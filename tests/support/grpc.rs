@@ -455,6 +455,12 @@ impl<Q: Message, A: Message + Default> Stream<Q, A> {
         }
     }
 
+    /// Waits until the answer has begun; nothing of it is read.
+    #[track_caller]
+    pub fn wait_for_answer(&mut self) {
+        block_on(&self.path, self.answer.open()).unwrap_or_else(|status| panic!("{} ended with {status:?}", self.path));
+    }
+
     /// The next message or how the call ended, if there is any within `patience`.
     pub fn recv_within(&mut self, patience: Duration) -> Option<Result<A, Status>> {
         let next = async { Some(self.answer.message().await) };
