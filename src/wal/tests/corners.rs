@@ -22,7 +22,7 @@ fn a_directory_that_cannot_be_listed_is_not_taken_for_one_without_a_log() {
 fn a_log_shorter_than_the_buffer_opens() {
     let (host, disk) = sim::host(1);
     let mut wal = create(&host, SMALL);
-    wal.append(None, &[entry(1, 1, 2500)]).unwrap();
+    wal.append(None, &[sectors(1, 6)]).unwrap();
     disk.power_cut();
     let large = Options { buffer_bytes: 1 << 20, ..SMALL };
     let (_, recovered) = Wal::open(&host, dir(), None, Index(0), large).unwrap();
