@@ -31,7 +31,7 @@ pub struct MethodId(pub u16);
 pub enum Route {
     /// One request, one reply: [`Services::unary`].
     Unary(MethodId),
-    /// One request, any number of replies: [`Services::stream`], with [`Requests::only`].
+    /// One request, any number of replies: [`Services::stream`], whose requests are [`Requests::first`] and no other.
     ServerStream(MethodId),
     /// Any number of both: [`Services::stream`].
     BidiStream(MethodId),
