@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bramble::pb::etcdserverpb::compare::{CompareResult, TargetUnion};
 use bramble::pb::etcdserverpb::response_op::Response;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use crate::support::Client;
 use crate::support::random::Random;
 use crate::support::requests::{IntoOp, cmp, delete, everything, grant, key, prefix, put, txn};
+use crate::support::wait::until_within;
 
 use super::history::{Clock, Operation, Reply, Request};
 use super::keys::{self, GROUPS, KEYS};
@@ -25,6 +27,9 @@ use super::value;
 const LONG_TTL_SECS: i64 = 9_000;
 /// One that may: it is the shortest that there is.
 pub const SHORT_TTL_SECS: i64 = 2;
+
+/// For the operations of one epoch: only a hang takes as long.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What all threads of a run share.
 pub struct Stage {
@@ -50,6 +55,13 @@ impl Stage {
             stop: AtomicBool::new(false),
             leases: Mutex::new(vec![Vec::new(); GROUPS]),
         }
+    }
+
+    /// Waits until clients have done so many operations more.
+    pub fn wait_for(&self, more: u64) {
+        let done = || self.operations.load(Ordering::Relaxed);
+        let enough = done() + more;
+        until_within("the load", PATIENCE, Duration::from_millis(1), || (done() >= enough).then_some(()));
     }
 }
 
@@ -106,7 +118,7 @@ impl<'a> Player<'a> {
     fn ask(&mut self, client: &Client, epoch: usize, request: Request, is_abandoned: bool) -> bool {
         let call = self.stage.clock.now();
         let reply = if is_abandoned {
-            let patience = std::time::Duration::from_micros(self.random.below(3_000));
+            let patience = Duration::from_micros(self.random.below(3_000));
             request.abandon(client, patience);
             None
         } else {

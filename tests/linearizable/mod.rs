@@ -10,6 +10,7 @@
 
 mod clients;
 mod compactions;
+mod examples;
 mod group;
 mod history;
 mod judge;

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bramble::pb::etcdserverpb::LeaseRevokeRequest;
+use bramble::pb::etcdserverpb::{DefragmentRequest, LeaseRevokeRequest};
 
 use crate::support::random::Random;
-use crate::support::wait::until_within;
 use crate::support::{Client, Server};
 
 use super::clients::{Player, SHORT_TTL_SECS, Stage};
@@ -25,9 +24,6 @@ use super::watchers::{Goal, Watch, Watcher};
 
 /// Steps after which the judge gives up. A round takes a few for each operation.
 const MAX_STEPS: u64 = 20_000_000;
-
-/// For the operations of one epoch: only a hang takes as long.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How a round is played.
 #[derive(Debug)]
@@ -91,10 +87,14 @@ pub fn play(plan: &Plan) -> Record {
                 scope.spawn(move || Player::play(player, &client, epoch))
             };
             let playing: Vec<_> = players.iter_mut().map(play).collect();
-            let enough = stage.operations.load(Ordering::Relaxed) + plan.operations / 2 + random.below(plan.operations);
-            until_within("the load", PATIENCE, Duration::from_millis(1), || {
-                (stage.operations.load(Ordering::Relaxed) >= enough).then_some(())
-            });
+            let load = plan.operations / 2 + random.below(plan.operations);
+            stage.wait_for(load / 2);
+            if random.below(2) == 0 {
+                // Copies the database beside the load, and beside the kill that may come.
+                let client = connect(&server, None);
+                scope.spawn(move || drop(client.try_call(&DefragmentRequest {})));
+            }
+            stage.wait_for(load / 2);
             if epoch < last_epoch {
                 kills += usize::from(end(&mut server, &mut random));
                 return;
@@ -105,7 +105,7 @@ pub fn play(plan: &Plan) -> Record {
             goal.set(last_revision);
         });
         if epoch < last_epoch {
-            server.restart();
+            kills += restart(&mut server, &mut random);
         }
     }
     let recorded = watchers.pop().map(|recorder| recorder.watches).unwrap_or_default();
@@ -150,6 +150,18 @@ fn end(server: &mut Server, random: &mut Random) -> bool {
         server.terminate();
     }
     is_kill
+}
+
+/// Starts it, and sometimes kills it while it is still starting. Gives the number of those kills.
+fn restart(server: &mut Server, random: &mut Random) -> usize {
+    let stillborn = random.below(4).saturating_sub(1) as usize;
+    for _ in 0..stillborn {
+        server.spawn();
+        std::thread::sleep(Duration::from_micros(random.below(40_000)));
+        server.kill();
+    }
+    server.restart();
+    stillborn
 }
 
 fn connect(server: &Server, window: Option<u32>) -> Client {
