@@ -156,8 +156,13 @@ impl Failure {
     }
 
     fn told(&self, of: &str) -> String {
-        let mut text = format!("the servers differ in the last step of {of}:\n{:.20000}", self.kept());
-        let _ = writeln!(text, "etcd:\n{:.10000}\nours:\n{:.10000}", self.etcd, self.ours);
+        format!("the servers differ in the last step of {of}:\n{:.20000}{}", self.kept(), self.difference())
+    }
+
+    /// The last step, what came of it, and the lines of that which differ.
+    fn difference(&self) -> String {
+        let step = self.steps.last().map(Step::to_string).unwrap_or_default();
+        let mut text = format!("{step:.2000}\netcd:\n{:.10000}\nours:\n{:.10000}\n", self.etcd, self.ours);
         let lines = self.etcd.lines().zip(self.ours.lines());
         for (etcd, ours) in lines.filter(|(etcd, ours)| etcd != ours).take(20) {
             let _ = writeln!(text, "etcd {etcd:.4000}\nours {ours:.4000}");
@@ -204,6 +209,7 @@ fn many_random_requests_are_answered_as_etcd_answers_them() {
         let (tally, failure) = play_seed(seed, STEPS);
         all = all + tally;
         if let Some(failure) = failure {
+            println!("SEED={seed} differs after {} steps; what of them matters?\n{}", failure.steps.len(), failure.difference());
             let small = shrunk(failure);
             let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("differs-{seed}.txt"));
             std::fs::write(&file, small.kept()).expect("room for a small file");

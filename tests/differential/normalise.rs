@@ -37,7 +37,8 @@ pub fn message(status: &Status) -> &str {
 
 /// etcd dies of a transaction that keeps the value or the lease of a key that it has itself deleted before; we refuse it.
 pub fn is_known_death(etcd: &str, ours: &str) -> bool {
-    etcd.starts_with("refused: Unavailable \"transport: ") && ours == "refused: InvalidArgument \"etcdserver: key not found\"\n"
+    etcd.starts_with("refused: Unavailable \"transport: ")
+        && ours.ends_with("refused: InvalidArgument \"etcdserver: key not found\"\n")
 }
 
 /// A field of another wire type than its own: Go's decoder takes it for a field that it does not know, ours refuses the message.
@@ -125,7 +126,7 @@ normal! {
     DeleteRangeRequest, DeleteRangeResponse, |_, _| {};
     TxnRequest, TxnResponse, |reply, request| if let Some(request) = request { txn(reply, request) };
     CompactionRequest, CompactionResponse, |_, _| {};
-    LeaseGrantRequest, LeaseGrantResponse, |_, _| {};
+    LeaseGrantRequest, LeaseGrantResponse, |reply, request| lease_id(reply, request);
     LeaseRevokeRequest, LeaseRevokeResponse, |_, _| {};
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, |reply, _| time_to_live(reply);
     LeaseLeasesRequest, LeaseLeasesResponse, |_, _| {};
@@ -206,6 +207,25 @@ fn txn(reply: &mut TxnResponse, request: &TxnRequest) {
             (Some(Response::ResponseTxn(reply)), Some(Request::RequestTxn(request))) => txn(reply, request),
             _ => {}
         }
+    }
+}
+
+/// Leases are listed by when they end. At its start etcd renews them one after the other in no defined order, ours lets them end when the
+/// log says.
+pub fn in_order(messages: &[Bytes]) -> Vec<Bytes> {
+    let ordered = |message: &Bytes| {
+        let mut reply = LeaseLeasesResponse::decode(message.clone()).expect("a decodable answer");
+        reply.leases.sort_by_key(|lease| lease.id);
+        reply.encode_to_vec().into()
+    };
+    messages.iter().map(ordered).collect()
+}
+
+/// Of a lease that is to have any id each server chooses one; it is never negative.
+fn lease_id(reply: &mut LeaseGrantResponse, request: Option<&LeaseGrantRequest>) {
+    if request.is_some_and(|request| request.id == 0) {
+        assert!(reply.id > 0, "{reply:?}");
+        reply.id = 0;
     }
 }
 
