@@ -80,11 +80,10 @@ impl Meta {
         let first = Meta::read(path, file, 0, 0)?;
         let second = Meta::read(path, file, 1, first.page_bytes)?;
         let newest = if first.txn < second.txn { second } else { first };
-        // Commits take turns: one writes page 0, the next page 1. An empty file has two of number 0.
-        let apart = first.txn.abs_diff(second.txn);
-        let in_turn = newest.txn % 2 == newest.page && apart == 1;
-        if second.page_bytes != first.page_bytes || !in_turn && newest.txn > 0 {
-            return Err(newest.damaged(path, "the two meta pages do not follow each other"));
+        // Commits take turns: the even ones write page 0, the odd ones page 1. An empty file has two of number 0.
+        let in_turn = newest.txn % 2 == newest.page;
+        if second.page_bytes != first.page_bytes || !in_turn {
+            return Err(newest.damaged(path, "the meta pages are not of two commits in turn"));
         }
         if let Some(what) = newest.nonsense() {
             return Err(newest.damaged(path, what));
