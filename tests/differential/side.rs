@@ -191,7 +191,9 @@ impl Side {
         let told = METHODS.iter().find(|method| method.path == path);
         let first = first_message(body);
         let is_left_out = |method: &Method| {
-            normalise::is_streamed_by_mistake(method, &first) || normalise::is_of_another_wire_type(method, &first)
+            normalise::is_streamed_by_mistake(method, &first)
+                || normalise::is_of_another_wire_type(method, &first)
+                || self.is_of_a_stale_hash(method, &first)
         };
         if told.is_some_and(is_left_out) {
             return String::new();
@@ -323,8 +325,8 @@ impl Side {
     fn restart(&mut self, end: End) -> String {
         let said = self.end_watches();
         match end {
-            End::Kill => self.server.kill(),
-            End::Terminate => drop(self.server.terminate()),
+            End::Kill if normalise::outlives_a_kill(self.compacted()) => self.server.kill(),
+            End::Kill | End::Terminate => drop(self.server.terminate()),
         }
         self.server.restart();
         self.client = self.server.client();
