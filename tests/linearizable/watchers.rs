@@ -193,9 +193,12 @@ impl Session<'_, '_> {
     fn run(mut self, goal: &Goal) {
         let start = std::time::Instant::now();
         loop {
-            // A stream without watches is not told of progress.
-            if goal.get().is_some() && self.live.is_empty() {
-                return;
+            if let Some(goal) = goal.get() {
+                self.cancel_beyond(goal);
+                // A stream without watches is not told of progress.
+                if self.live.is_empty() {
+                    return;
+                }
             }
             match self.stream.recv_within(QUIET) {
                 Some(Ok(response)) => {
@@ -215,6 +218,24 @@ impl Session<'_, '_> {
                 // What is missing the check will say.
                 return;
             }
+        }
+    }
+
+    fn cancel(&mut self, watch_id: i64, index: usize) {
+        let watch = &mut self.watcher.watches[index];
+        if watch.cancelled.is_none() {
+            watch.cancelled = Some(self.watcher.stage.clock.now());
+            self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id }));
+        }
+    }
+
+    /// Ends what will never begin. A stream with such a watch is not told of progress.
+    fn cancel_beyond(&mut self, goal: i64) {
+        let begins_later = |index: &usize| self.watcher.watches[*index].request.start_revision > goal;
+        let doomed: Vec<(i64, usize)> =
+            self.live.iter().filter(|(_, index)| begins_later(index)).map(|(id, index)| (*id, *index)).collect();
+        for (watch_id, index) in doomed {
+            self.cancel(watch_id, index);
         }
     }
 
@@ -260,11 +281,7 @@ impl Session<'_, '_> {
             0..4 if self.live.len() > 1 => {
                 let nth = random.below(self.live.len() as u64) as usize;
                 let (id, index) = self.live.iter().nth(nth).map(|(id, index)| (*id, *index)).expect("there are as many");
-                let watch = &mut self.watcher.watches[index];
-                if watch.cancelled.is_none() {
-                    watch.cancelled = Some(self.watcher.stage.clock.now());
-                    self.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id }));
-                }
+                self.cancel(id, index);
             }
             4..8 if self.live.len() < 8 => {
                 let request = self.watcher.request();
