@@ -198,6 +198,9 @@ impl Side {
         if told.is_some_and(is_left_out) {
             return String::new();
         }
+        if told.is_some_and(|method| method.name == "KV/Compact") {
+            self.settle();
+        }
         self.tally.requests += 1;
         let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         match self.client.raw(path, &fields, body.clone()) {
@@ -222,6 +225,7 @@ impl Side {
     /// the message.
     fn converse(&mut self, method: &'static Method, messages: &[Bytes]) -> String {
         const MARKERS: i64 = 10_000;
+        self.tally.streams += 1;
         let mut stream: Stream<WatchRequest, WatchResponse> = self.client.open(WATCH, &[]);
         let mut replies: Vec<Bytes> = Vec::new();
         for (at, message) in (MARKERS..).zip(messages) {

@@ -126,7 +126,7 @@ impl Generator {
             775..850 => self.lease_step(),
             850..900 => self.operator_step(),
             900..920 => self.bytes(),
-            920..990 => Step::Watch(self.watch_request().encode_to_vec().into()),
+            920..985 => Step::Watch(self.watch_request().encode_to_vec().into()),
             _ => Step::EndWatches,
         }
     }
