@@ -185,8 +185,8 @@ impl<'r> Deletes<'r> {
             && until >= start
         {
             start = before;
-            end = end.max(until);
         }
+        // The one that begins before is among them.
         while let Some((&next, &until)) = self.intervals.range(start..=end).next() {
             self.intervals.remove(next);
             end = end.max(until);

@@ -74,7 +74,10 @@ fn each_broken_guard_makes_its_tests_fall() {
     let mut whole: BTreeMap<Test, Verdict> = BTreeMap::new();
     for test in chosen.iter().flat_map(|guard| &guard.tests) {
         if !whole.contains_key(test) {
-            let Built::Runs(program) = workshop.build(test.target) else { panic!("the tree itself does not build") };
+            let program = match workshop.build(test.target) {
+                Built::Runs(program) => program,
+                Built::Fails(why) => panic!("the tree itself does not build: {why}"),
+            };
             whole.insert(test.clone(), workshop.run(&program, test));
         }
     }
