@@ -10,6 +10,7 @@ mod calls;
 mod connections;
 mod footprint;
 mod frames;
+mod halves;
 mod headers;
 mod http1;
 mod replies;
@@ -85,7 +86,7 @@ fn withstands<T>(server: &Server, name: &str, bound: u64, attack: impl Fn(&Field
         assert!(peak <= most, "{name}: {} in memory, where {} is the bound", size(peak), size(most));
         assert!(threads <= before.threads + POOL, "{name}: {threads} threads, {} before", before.threads);
         drop(held);
-        until_within("sockets and threads to be given back", Duration::from_secs(120), Duration::from_millis(20), || {
+        until_within("sockets and threads to be given back", Duration::from_secs(300), Duration::from_millis(20), || {
             let now = Footprint::of(server);
             (now.sockets <= before.sockets && now.threads <= before.threads + POOL).then_some(())
         });

@@ -1,7 +1,7 @@
 //! A connection whose every byte is ours: HTTP/2 frames that no library would send, or nothing where a library would answer.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -65,7 +65,11 @@ pub struct Wire {
 
 /// A TCP connection that comes from a loopback address chosen by `n`: each has ports of its own.
 pub fn dial(to: SocketAddr, n: usize) -> io::Result<TcpStream> {
-    let from = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (n % 16) as u8));
+    dial_from(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (n % 16) as u8)), to)
+}
+
+/// A TCP connection that comes from this address.
+pub fn dial_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let fd: OwnedFd = socket(AddressFamily::INET, SocketType::STREAM, None)?;
     bind(&fd, &SocketAddr::new(from, 0))?;
     connect(&fd, &to)?;
@@ -84,7 +88,11 @@ pub fn slam(stream: &TcpStream) {
 impl Wire {
     /// Connects, with TLS if the server wants it; the handshake is done.
     pub fn open(target: &Target, n: usize) -> io::Result<Wire> {
-        let stream = dial(target.addr, n)?;
+        Wire::over(target, dial(target.addr, n)?)
+    }
+
+    /// The same on a TCP connection that stands.
+    pub fn over(target: &Target, stream: TcpStream) -> io::Result<Wire> {
         let io = match &target.tls {
             None => Io::Plain(stream),
             Some(config) => {
@@ -118,6 +126,16 @@ impl Wire {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Sent::HeldUp,
             Err(_) => Sent::Ended,
         }
+    }
+
+    /// Says that nothing more will be sent, to TCP alone, and goes on listening.
+    pub fn close_half(&self) {
+        let stream = match &self.io {
+            Io::Plain(stream) => stream,
+            Io::Tls(tls) => &tls.sock,
+        };
+        // The server may have hung up before.
+        let _ = stream.shutdown(Shutdown::Write);
     }
 
     /// Sends the same bytes so many times, and stops early if the server does not take them.
