@@ -33,6 +33,10 @@ impl Object<&Operation> for Mark {
             _ => None,
         }
     }
+
+    fn only_looks(operation: &&Operation) -> bool {
+        matches!(operation.reply(), Some(Reply::Range(_) | Reply::Refused(_)))
+    }
 }
 
 /// Nothing else is a reason here: no client asks for the future.

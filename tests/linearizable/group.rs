@@ -19,7 +19,8 @@ use super::judge::{Call, Object};
 use super::keys;
 use super::timeline::names;
 
-const NO_LEASE: &str = "etcdserver: requested lease not found";
+/// What is said of a lease that is not there.
+pub const NO_LEASE: &str = "etcdserver: requested lease not found";
 const LEASE_EXISTS: &str = "etcdserver: lease already exists";
 
 /// What a key holds.
@@ -151,6 +152,20 @@ impl Object<Act<'_>> for Group {
             _ => false,
         };
         is_possible.then_some(next)
+    }
+
+    fn only_looks(act: &Act) -> bool {
+        let changes_nothing = |response: &ResponseOp| match &response.response {
+            Some(Response::ResponseRange(_)) => true,
+            Some(Response::ResponseDeleteRange(delete)) => delete.deleted == 0,
+            _ => false,
+        };
+        match act.operation.reply() {
+            Some(Reply::Range(_) | Reply::TimeToLive(_) | Reply::Leases(_) | Reply::Refused(_)) => true,
+            Some(Reply::DeleteRange(delete)) => delete.deleted == 0,
+            Some(Reply::Txn(txn)) => txn.responses.iter().all(changes_nothing),
+            _ => false,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What was asked and what was answered, with the times of one monotonic clock.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use bramble::pb::etcdserverpb::{
 use crate::support::requests::{Revision, Unary};
 use crate::support::{Client, Code, Status};
 
+use super::expiries::{self, Window};
 use super::value;
 
 /// Nanoseconds since the run began.
@@ -161,7 +163,10 @@ impl Operation {
 
 /// Until when what was sent in an epoch and not answered can happen: the process that has it in its memory is gone before the next
 /// epoch begins, and what it had written to its log has been done by then.
-pub struct Deadlines(Vec<Time>);
+pub struct Deadlines {
+    by_epoch: Vec<Time>,
+    expiries: HashMap<i64, Window>,
+}
 
 impl Deadlines {
     /// Of a history.
@@ -173,12 +178,15 @@ impl Deadlines {
                 *deadline = (*deadline).min(operation.call);
             }
         }
-        Deadlines(deadlines)
+        Deadlines { by_epoch: deadlines, expiries: expiries::windows(history) }
     }
 
     /// Of an operation.
     pub fn get(&self, operation: &Operation) -> Time {
-        if operation.client == EXPIRY { Time::MAX } else { self.0[operation.epoch] }
+        match &operation.request {
+            Request::Revoke(revoke) if operation.client == EXPIRY => self.expiries[&revoke.id].until,
+            _ => self.by_epoch[operation.epoch],
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! An operation may be done at any moment between its call and its return; one that never returned, at any moment after its call up
 //! to its deadline, or never. The search does what can be done next, and takes back what leads nowhere. A set of done operations with
 //! the state they lead to is tried once. And an operation without an answer is done as late as it can be: where it could as well come
-//! after the next that was answered, that order alone is tried. Else each of those that nobody notices would double the work.
+//! after the next that was answered, that order alone is tried. Else each of those that nobody notices would double the work. What only
+//! looks, and may be done and is answered right in a state, is done there: whatever else comes next, it can as well come after.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,6 +17,9 @@ use super::history::Time;
 pub trait Object<A>: Clone + Eq + Hash + fmt::Debug {
     /// The state after `act`, an operation with its answer if there is any; none if in this state it is not answered so.
     fn step(&self, act: &A) -> Option<Self>;
+
+    /// Whether `act` with its answer leaves every state as it is.
+    fn only_looks(act: &A) -> bool;
 }
 
 /// An operation and its time.
@@ -128,7 +132,7 @@ impl<A> Search<'_, A> {
 
     /// What may come next: everything that was called before the first of what is left returned. First what returned early, last
     /// what never did: it is needed only where nothing else fits.
-    fn node<O>(&self, state: O, newest_call: Time, after_open: Option<(usize, O)>) -> Node<O> {
+    fn node<O: Object<A>>(&self, state: O, newest_call: Time, after_open: Option<(usize, O)>) -> Node<O> {
         let mut bound = Time::MAX;
         let mut candidates = Vec::new();
         for index in self.closed[self.frontier..].iter().copied() {
@@ -142,9 +146,19 @@ impl<A> Search<'_, A> {
         }
         candidates.retain(|index| self.calls[*index].call <= bound);
         candidates.sort_by_key(|index| self.calls[*index].returned);
+        if let Some(look) = candidates.iter().copied().find(|index| self.is_a_look(*index, &state, newest_call)) {
+            return Node { state, newest_call, after_open, candidates: vec![look], tried: 0, done: None };
+        }
         let may_be = |index: &usize| !self.done[*index] && self.calls[*index].call <= bound && self.may_yet(*index, newest_call);
         candidates.extend(self.open.iter().copied().filter(may_be));
         Node { state, newest_call, after_open, candidates, tried: 0, done: None }
+    }
+
+    /// Whether this may be done at once, because it changes nothing: neither the state nor what may come after it.
+    fn is_a_look<O: Object<A>>(&self, index: usize, state: &O, newest_call: Time) -> bool {
+        let Call { call, act, .. } = &self.calls[index];
+        let ends_nothing = |open: &usize| self.done[*open] || !self.may_yet(*open, newest_call) || self.may_yet(*open, *call);
+        O::only_looks(act) && self.open.iter().all(ends_nothing) && state.step(act).is_some()
     }
 
     /// Whether an operation without an answer may be done after what was sent at `newest_call`.
@@ -211,6 +225,10 @@ mod tests {
                     (told.is_none_or(|told| told == swapped)).then(|| if swapped { Register(to) } else { self.clone() })
                 }
             }
+        }
+
+        fn only_looks(act: &Act) -> bool {
+            matches!(act, Act::Read(_) | Act::Swap(_, _, Some(false)))
         }
     }
 

@@ -11,6 +11,7 @@
 mod clients;
 mod compactions;
 mod examples;
+mod expiries;
 mod group;
 mod history;
 mod judge;

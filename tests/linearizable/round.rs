@@ -5,15 +5,16 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bramble::pb::etcdserverpb::{DefragmentRequest, LeaseRevokeRequest};
+use bramble::pb::etcdserverpb::DefragmentRequest;
 
 use crate::support::random::Random;
 use crate::support::{Client, Server};
 
-use super::clients::{Player, SHORT_TTL_SECS, Stage};
+use super::clients::{Player, Stage};
 use super::compactions::{self, Mark};
+use super::expiries;
 use super::group::{self, Group};
-use super::history::{EXPIRY, Millis, Operation, Reply, Request};
+use super::history::{EXPIRY, Millis, Operation, Reply};
 use super::judge::{Call, Object, Verdict, judge};
 use super::keys::GROUPS;
 use super::order;
@@ -110,8 +111,7 @@ pub fn play(plan: &Plan) -> Record {
     }
     let recorded = watchers.pop().map(|recorder| recorder.watches).unwrap_or_default();
     let mut history: Vec<Operation> = players.into_iter().chain([closing]).flat_map(|player| player.history).collect();
-    let expiries: Vec<Operation> = history.iter().filter_map(expiry).collect();
-    history.extend(expiries);
+    history.extend(expiries::of(&history));
     history.sort_by_key(|operation| operation.call);
     let watches = watchers.into_iter().flat_map(|watcher| watcher.watches).collect();
     Record { history, recorded, watches, kills, last_epoch, last_revision }
@@ -169,19 +169,6 @@ fn connect(server: &Server, window: Option<u32>) -> Client {
         Some(window) => Client::connect_with_window(&server.target(), window).expect("the server accepts a connection"),
         None => server.client(),
     }
-}
-
-/// A short lease ends by itself, not before its time: a revocation that nobody asked for and nobody is told of.
-fn expiry(grant: &Operation) -> Option<Operation> {
-    let Request::Grant(request) = &grant.request else { return None };
-    let is_refused = matches!(grant.reply(), Some(Reply::Refused(_)));
-    (request.ttl == SHORT_TTL_SECS && !is_refused).then(|| Operation {
-        client: EXPIRY,
-        epoch: grant.epoch,
-        call: grant.call + SHORT_TTL_SECS as u64 * 1_000_000_000,
-        request: Request::Revoke(LeaseRevokeRequest { id: request.id }),
-        end: None,
-    })
 }
 
 impl Record {
