@@ -75,7 +75,7 @@ impl Pair {
     /// What came of it at etcd, and at the other.
     fn play(&mut self, step: &Step) -> Result<bool, (String, String)> {
         let (etcd, ours) = (told(&mut self.etcd, step), told(&mut self.ours, step));
-        if normalise::is_known_death(&etcd, &ours) {
+        if normalise::is_known_death(&etcd, &ours) || etcd != ours && self.etcd.has_told(normalise::LOST) {
             return Ok(false);
         }
         if etcd == ours && !etcd.starts_with(PANIC) { Ok(true) } else { Err((etcd, ours)) }

@@ -41,6 +41,10 @@ pub fn is_known_death(etcd: &str, ours: &str) -> bool {
         && ours.ends_with("refused: InvalidArgument \"etcdserver: key not found\"\n")
 }
 
+/// etcd's last words when it misses a row that it should have kept: where a transaction deletes a key and puts it again in a transaction
+/// inside, and the store is compacted at just that revision, etcd drops the new value, and dies of the next read of the key.
+pub const LOST: &str = "range failed to find revision pair";
+
 /// A field of another wire type than its own: Go's decoder takes it for a field that it does not know, ours refuses the message.
 pub fn is_of_another_wire_type(method: &Method, message: &Bytes) -> bool {
     (method.decodes)(message).is_err_and(|error| error.to_string().contains("invalid wire type: "))

@@ -91,6 +91,11 @@ impl Side {
         self.compactions.last().copied().unwrap_or(-1)
     }
 
+    /// Whether the server's log has these words.
+    pub fn has_told(&self, words: &str) -> bool {
+        self.server.log().contains(words)
+    }
+
     /// Does it, and tells what came of it.
     pub fn play(&mut self, step: &Step) -> String {
         match step {
