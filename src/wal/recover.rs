@@ -179,6 +179,9 @@ fn open_segment(disk: &dyn Disk, path: PathBuf, sequence: u64, expected: Option<
     if header.len != len {
         return Err(damaged(len.min(header.len), &format!("the file has {len} bytes, its header says {}", header.len)));
     }
+    if header.hard_state.commit > header.base.index {
+        return Err(damaged(88, "the commit index in the header is beyond the log's end there"));
+    }
     Ok(Segment { header, path, file, end: SECTOR as u64, chain: header.chain() })
 }
 

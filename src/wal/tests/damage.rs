@@ -306,6 +306,19 @@ fn a_commit_index_beyond_the_log_is_refused() {
 }
 
 #[test]
+fn a_commit_index_beyond_the_log_is_refused_in_a_header_too() {
+    let (host, disk) = sim::host(1);
+    create(&host, SMALL);
+    let mut bytes = disk.bytes(&segment(1));
+    let mut header = Header::decode(bytes[..SECTOR].try_into().unwrap()).unwrap();
+    header.hard_state.commit = Index(1);
+    bytes[..SECTOR].copy_from_slice(&header.encode());
+    disk.set_bytes(&segment(1), bytes);
+    let fault = open(&host, 0).err().unwrap().to_string();
+    assert!(fault.contains("the commit index in the header is beyond the log's end"), "{fault}");
+}
+
+#[test]
 fn files_of_others_do_not_matter() {
     let Sample { disk, entries, .. } = sample();
     disk.set_bytes(&dir().join("lost+found"), vec![1]);

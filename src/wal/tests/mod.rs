@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::segment::{Name, SECTOR};
+use super::segment::{Header, Name, SECTOR};
 use super::{AppendError, Identity, Options, Recovered, Wal};
 use crate::error::Fault;
 use crate::host::Host;
