@@ -11,7 +11,7 @@ use smol::{Executor, channel};
 
 use crate::config::{self, Config, ListenAddr, ListenUrl, Tls};
 use crate::error::Fault;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::rpc::endpoints::Served;
 use crate::rpc::front::{Front, Offer, Settings};
 use crate::rpc::http::Endpoints;
@@ -32,6 +32,7 @@ const MAX_EXECUTORS: usize = 4;
 /// # Errors
 /// The fault that kept the server from starting, or ended it.
 pub fn serve(config: Config) -> Result<(), Fault> {
+    host::share_one_heap();
     let host = Host::real();
     // Signals that come from here on are kept until they are looked for.
     let mut signals =

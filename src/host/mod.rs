@@ -2,9 +2,11 @@
 //! whole server can run inside one process on virtual time. (The network's seam is any `AsyncRead + AsyncWrite` handed to `rpc`.)
 //! A leaf: every room but `raft` and `lease` may name it, and those two take what they need as arguments.
 
+mod memory;
 mod real;
 pub mod sim;
 
+pub use memory::share_one_heap;
 pub use real::{BootClock, OsDisk, OsRandom};
 
 use std::io;

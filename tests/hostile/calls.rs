@@ -108,9 +108,7 @@ fn unread(field: &Field<'_>, path: &str, message: &[u8], count: usize) -> Wire {
 
 fn calls_whose_replies_are_not_read(server: &Server, size: Size) {
     let message = key("bystander").encode_to_vec();
-    withstands(server, "unread replies", 32 * MIB, |field| {
-        unread(field, RangeRequest::PATH, &message, size.of(100_000, 2_000_000))
-    });
+    withstands(server, "unread replies", CALLS, |field| unread(field, RangeRequest::PATH, &message, size.of(100_000, 2_000_000)));
 }
 
 fn calls_that_are_refused_and_not_read(server: &Server, size: Size) {
@@ -157,7 +155,7 @@ fn messages_that_inflate(server: &Server, size: Size) {
 }
 
 fn messages_that_claim_to_be_huge(server: &Server, size: Size) {
-    withstands(server, "huge length prefixes", 24 * MIB, |field| {
+    withstands(server, "huge length prefixes", CALLS, |field| {
         let client = field.server.client();
         for path in [PutRequest::PATH, WATCH, KEEP_ALIVE] {
             for _ in 0..size.of(20, 1_000) {
