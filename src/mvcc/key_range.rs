@@ -54,6 +54,7 @@ mod tests {
     #[test]
     fn the_wire_forms_mean_what_etcd_means() {
         assert_eq!(KeyRange::new(b"a", b""), KeyRange::One(b"a"));
+        assert!(KeyRange::new(b"a", b"").contains(b"a") && !KeyRange::new(b"a", b"").contains(b"b"));
         assert!(KeyRange::new(b"a", b"\0").contains(b"zz"));
         assert!(KeyRange::new(b"\0", b"\0").contains(b"\0"));
         assert!(!KeyRange::new(b"b", b"\0").contains(b"a"));

@@ -30,6 +30,19 @@ fn a_page_of_rows_that_nobody_wants_ends_too() {
 }
 
 #[test]
+fn a_page_holds_the_bytes_it_may_and_the_row_that_fills_it() {
+    let (_dir, store) = fresh();
+    for _ in 2..=9 {
+        write_put(&store, "a", "one hundred bytes or so");
+    }
+    let all = store.page(2, usize::MAX, &all_keys).unwrap();
+    assert_eq!((all.next, all.events.len()), (10, 8));
+    let count = |max_bytes| store.page(2, max_bytes, &all_keys).unwrap().events.len();
+    let row = (1..1000).find(|max_bytes| count(*max_bytes) > 1).expect("a row is short") - 1;
+    assert_eq!([0, 1, row, row + 1, 3 * row, 3 * row + 1, 7 * row + 1].map(count), [1, 1, 1, 2, 3, 4, 8]);
+}
+
+#[test]
 fn a_page_that_a_compaction_overtakes_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let backend = backend(&dir);

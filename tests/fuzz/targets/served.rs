@@ -248,10 +248,11 @@ fn peer() -> Peer {
     Peer { addr: PeerAddr::Local, tls: false, common_name: None }
 }
 
-/// A configuration as a user would give it.
+/// A configuration as a user would give it. But no lease ends by itself while an input is tried: what is refused changes nothing then.
 pub fn config_for(dir: &Path) -> Config {
     let args = [format!("--data-dir={}", dir.join("data").display()), "--unsafe-no-fsync".to_owned()];
-    let Ok(Command::Serve(config)) = config::read(Program::Bramble, &args, &[]) else { panic!("these flags are sound") };
+    let Ok(Command::Serve(mut config)) = config::read(Program::Bramble, &args, &[]) else { panic!("these flags are sound") };
+    config.min_lease_ttl = Duration::from_secs(24 * 3600);
     *config
 }
 
