@@ -17,9 +17,9 @@ attacks! {
 
 /// What answers may cost the process.
 const REPLIES: u64 = 128 * MIB;
-/// And what each connection may hold nevertheless: what it is promised, for rows are not cut one in each of the four pieces that a
-/// stream makes of it, and one for unary calls.
-const EACH: u64 = 2 * 64 * 1024 + 5 * ROW as u64;
+/// And what each connection may hold nevertheless: what it is promised; and since rows are not cut, one in each of the four pieces
+/// that streams make of it, read and encoded, and one for unary calls.
+const EACH: u64 = 2 * 64 * 1024 + 9 * ROW as u64;
 const ROW: usize = 1 << 18;
 const LARGE: &str = "large/";
 
