@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
-use bramble::pb::etcdserverpb::watch_request::RequestUnion;
-use bramble::pb::etcdserverpb::{PutRequest, RangeRequest, WatchRequest};
+use bramble::pb::etcdserverpb::{PutRequest, RangeRequest};
 use prost::Message;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use super::watches::create;
 use super::wire::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Wire, dial_from, frame};
-use super::{Field, MIB, Size, attacks, withstands};
+use super::{Field, REPLIES, Size, attacks, withstands};
 use crate::support::grpc;
 use crate::support::requests::{Unary, WATCH, key, put, watch};
 use crate::support::{Security, Server};
@@ -22,18 +22,15 @@ attacks! {
 const IN_CALLS: u64 = 96 * 1024;
 /// Short enough for every run.
 const CROWD: usize = 300;
-/// What answers may cost the process.
-const REPLIES: u64 = 128 * MIB;
 /// For benchmarks of networks (RFC 2544): nobody lives there.
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
 /// Opens a watch, and a put whose end does not come.
 fn in_the_middle(wire: &mut Wire) {
-    let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(watch("bystander"))) };
     let mut bytes = wire::greeting(wire::WIDE);
     let (watching, putting) = (wire.stream(), wire.stream());
     bytes.extend(frame(HEADERS, END_HEADERS, watching, &wire::call(WATCH)));
-    bytes.extend(frame(DATA, 0, watching, &grpc::frame(false, &create.encode_to_vec())));
+    bytes.extend(frame(DATA, 0, watching, &create(watch("bystander"))));
     bytes.extend(frame(HEADERS, END_HEADERS, putting, &wire::call(PutRequest::PATH)));
     let message = grpc::frame(false, &put("half", "a value").encode_to_vec());
     bytes.extend(frame(DATA, 0, putting, &message[..message.len() / 2]));

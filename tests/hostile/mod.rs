@@ -32,6 +32,8 @@ const MIB: u64 = 1 << 20;
 const CALLS: u64 = 160 * MIB;
 /// And all requests that are read: the pool, in buffers that may be half empty.
 const REQUESTS: u64 = 128 * MIB;
+/// What answers may cost the process.
+const REPLIES: u64 = 128 * MIB;
 /// Rounds of the bystander before, and at least during an attack and while its doings stay open.
 const ROUNDS: usize = 20;
 /// For what a bound has no name for: the allocator's fragments, the bystander's own connection, the checkpoint's pages in memory.

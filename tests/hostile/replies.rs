@@ -1,7 +1,7 @@
 //! Answers of a hundred megabytes, for clients that do not take them.
 
 use super::wire::{self, DATA, END_HEADERS, END_STREAM, HEADERS, Sent, Wire, frame};
-use super::{Field, MIB, Size, attacks, withstands};
+use super::{Field, REPLIES, Size, attacks, withstands};
 use crate::support::grpc::{self, Client, Stream};
 use crate::support::requests::{RANGE_STREAM, Unary, Watch, key, prefix, put, watch};
 use crate::support::{Security, Server};
@@ -15,8 +15,6 @@ attacks! {
     metrics_that_nobody_reads
 }
 
-/// What answers may cost the process.
-const REPLIES: u64 = 128 * MIB;
 /// And what each connection may hold nevertheless: what it is promised; and since rows are not cut, one in each of the four pieces
 /// that streams make of it, read and encoded, and one for unary calls.
 const EACH: u64 = 2 * 64 * 1024 + 9 * ROW as u64;

@@ -23,7 +23,8 @@ const WATCHES: u64 = 256 * MIB;
 /// And what a connection may, of frames that came and were not read: the windows count their bytes only.
 const SHORT_FRAMES: u64 = 4 * MIB;
 
-fn create(request: WatchCreateRequest) -> Vec<u8> {
+/// The message that asks for a watch, framed.
+pub fn create(request: WatchCreateRequest) -> Vec<u8> {
     let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) };
     grpc::frame(false, &request.encode_to_vec()).to_vec()
 }

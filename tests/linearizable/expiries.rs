@@ -31,6 +31,12 @@ struct Signs {
 }
 
 impl Signs {
+    /// An operation found it there, or did not.
+    fn note(&mut self, call: Time, returned: Time, is_there: bool) {
+        let signs = if is_there { &mut self.there } else { &mut self.gone };
+        signs.push((call, returned));
+    }
+
     fn window(&self) -> Option<Window> {
         let granted = self.granted?;
         if self.grants > 1 {
@@ -65,8 +71,7 @@ pub fn windows(history: &[Operation]) -> HashMap<i64, Window> {
         let Some((returned, reply)) = &operation.end else { continue };
         let mut note = |id: i64, is_there: bool| {
             if let Some(signs) = leases.get_mut(&id) {
-                let signs = if is_there { &mut signs.there } else { &mut signs.gone };
-                signs.push((operation.call, *returned));
+                signs.note(operation.call, *returned, is_there);
             }
         };
         match (&operation.request, reply) {
@@ -77,8 +82,7 @@ pub fn windows(history: &[Operation]) -> HashMap<i64, Window> {
             (Request::Leases(_), Reply::Leases(reply)) => {
                 let told: BTreeSet<i64> = reply.leases.iter().map(|lease| lease.id).collect();
                 for (id, signs) in &mut leases {
-                    let signs = if told.contains(id) { &mut signs.there } else { &mut signs.gone };
-                    signs.push((operation.call, *returned));
+                    signs.note(operation.call, *returned, told.contains(id));
                 }
             }
             (Request::Revoke(revoke), Reply::Refused(_)) => note(revoke.id, false),
