@@ -49,9 +49,10 @@ make_crate() {
 
 for room in ${*:-lease wal mvcc}; do
     make_crate "$room"
-    # A mutant that never ends is stopped by the time it takes from a processor, which a busy machine does not stretch.
+    # A mutant that never ends is stopped by the time it takes from a processor, which a busy machine does not stretch. The room's own
+    # tests, with one seed of the random ones, come first: most mutants fall there, in a tenth of the time.
     limit=$place/limit.sh
-    printf '#!/bin/sh\nulimit -t 60\nexec "$@"\n' >"$limit" && chmod +x "$limit"
+    printf '#!/bin/sh\nulimit -t 60\nSEED=1 "$@" "%s::" && exec "$@"\n' "$room" >"$limit" && chmod +x "$limit"
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
     (
         cd "$place/$room"
