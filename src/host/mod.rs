@@ -32,6 +32,17 @@ impl Host {
     }
 }
 
+/// The smallest unit of a disk, in bytes.
+pub const SECTOR: usize = 512;
+/// What the address of a direct write's bytes is a multiple of: a page, which suits every disk.
+pub const DIRECT_ALIGN: usize = 4096;
+
+/// True if these bytes can go to `offset` past the page cache.
+fn suits_direct(buf: &[u8], offset: u64) -> bool {
+    let address = buf.as_ptr().addr();
+    address.is_multiple_of(DIRECT_ALIGN) && buf.len().is_multiple_of(SECTOR) && offset.is_multiple_of(SECTOR as u64)
+}
+
 /// A file system, as far as the WAL needs one. Every method blocks.
 pub trait Disk: Send + Sync {
     /// Opens an existing file for reading and writing.
@@ -59,6 +70,14 @@ pub trait File: Send {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `buf` at `offset`.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `buf` at `offset`. True: it is durable. False: it is written, and [`File::sync_data`] has to make it so. What it
+    /// overwrites was written before, and is durable. Whole sectors at a whole sector, from an address that is a multiple of
+    /// [`DIRECT_ALIGN`], go past the page cache where the file system allows that: what else is in their page is not written again,
+    /// and one request to the disk does what takes two otherwise.
+    fn write_through_at(&self, buf: &[u8], offset: u64) -> io::Result<bool> {
+        self.write_at(buf, offset)?;
+        Ok(false)
+    }
     /// Makes written data (and a changed length) durable: `fdatasync`.
     fn sync_data(&self) -> io::Result<()>;
     /// Length in bytes.

@@ -7,22 +7,44 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
+use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Clock, Disk, File, Random};
+use super::{Clock, DIRECT_ALIGN, Disk, File, Random, SECTOR, suits_direct};
 
 /// The kernel's file systems.
 pub struct OsDisk;
 
-struct OsFile(fs::File);
+struct OsFile {
+    file: fs::File,
+    /// The same file past the page cache, if that can be had.
+    direct: Option<fs::File>,
+}
+
+impl OsFile {
+    fn boxed(file: fs::File, path: &Path) -> Box<dyn File> {
+        Box::new(OsFile { file, direct: open_direct(path) })
+    }
+}
+
+/// Opens a file for direct, synchronous writes. None where the file system says that it has none of whole sectors, or says nothing
+/// (`statx`, `STATX_DIOALIGN`, since Linux 6.1): it might take the writes, and do in several steps what has to be one.
+fn open_direct(path: &Path) -> Option<fs::File> {
+    let flags = OFlags::DIRECT | OFlags::DSYNC;
+    let file = fs::OpenOptions::new().write(true).custom_flags(i32::try_from(flags.bits()).ok()?).open(path).ok()?;
+    let stat = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+    let whole_sectors = (1..=SECTOR as u32).contains(&stat.stx_dio_offset_align);
+    (stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && whole_sectors && stat.stx_dio_mem_align <= DIRECT_ALIGN as u32)
+        .then_some(file)
+}
 
 impl Disk for OsDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(OsFile(fs::OpenOptions::new().read(true).write(true).open(path)?)))
+        Ok(OsFile::boxed(fs::OpenOptions::new().read(true).write(true).open(path)?, path))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(OsFile(fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?)))
+        Ok(OsFile::boxed(fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?, path))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -58,23 +80,38 @@ impl Disk for OsDisk {
 
 impl File for OsFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, offset)
+        self.file.read_exact_at(buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(buf, offset)
+        self.file.write_all_at(buf, offset)
+    }
+
+    fn write_through_at(&self, buf: &[u8], offset: u64) -> io::Result<bool> {
+        let Some(direct) = self.direct.as_ref().filter(|_| suits_direct(buf, offset)) else {
+            return self.write_at(buf, offset).map(|()| false);
+        };
+        match direct.write_at(buf, offset) {
+            Ok(written) if written == buf.len() => Ok(true),
+            // A part of it, or refused after all: the page cache takes everything.
+            Ok(_) => self.write_at(buf, offset).map(|()| false),
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Interrupted) => {
+                self.write_at(buf, offset).map(|()| false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 }
 
@@ -152,5 +189,28 @@ mod tests {
         file.write_at(b"bytes", 0).unwrap();
         file.sync_data().unwrap();
         OsDisk.sync_dir(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn whole_sectors_go_past_the_page_cache_and_are_read_through_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("file")).unwrap();
+        file.write_at(&[1; 4 * SECTOR], 0).unwrap();
+        file.sync_data().unwrap();
+        // What the page cache holds is the older content.
+        let mut read = [0; 4 * SECTOR];
+        file.read_at(&mut read, 0).unwrap();
+        let bytes = vec![2; DIRECT_ALIGN + 2 * SECTOR];
+        let start = bytes.as_ptr().addr().next_multiple_of(DIRECT_ALIGN) - bytes.as_ptr().addr();
+        let durable = file.write_through_at(&bytes[start..start + SECTOR], SECTOR as u64).unwrap();
+        if !durable {
+            eprintln!("\nSKIPPED: the file system of {} has no direct writes of sectors\n", dir.path().display());
+        }
+        assert!(!file.write_through_at(&bytes[start + 1..start + 1 + SECTOR], 2 * SECTOR as u64).unwrap(), "a crooked address");
+        assert!(!file.write_through_at(&bytes[start..start + 10], 3 * SECTOR as u64).unwrap(), "a part of a sector");
+        file.read_at(&mut read, 0).unwrap();
+        let expected = [vec![1; SECTOR], vec![2; 2 * SECTOR + 10], vec![1; SECTOR - 10]].concat();
+        assert_eq!(read[..], expected);
+        assert_eq!(file.len().unwrap(), 4 * SECTOR as u64);
     }
 }

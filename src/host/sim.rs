@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{Clock, Disk, File, Host, Random};
-
-const SECTOR: usize = 512;
+use super::{Clock, Disk, File, Host, Random, SECTOR, suits_direct};
 
 /// Random numbers from a seed (SplitMix64).
 pub struct SimRandom(Mutex<u64>);
@@ -105,6 +103,8 @@ struct State {
     counts: Counts,
     capacity: Option<u64>,
     refuses_writes: bool,
+    /// Writes may go past the page cache.
+    direct: bool,
     changes_left: Option<u64>,
     /// Changes until one fails.
     sound_left: Option<u64>,
@@ -187,7 +187,28 @@ fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
     bytes[at..at + data.len()].copy_from_slice(data);
 }
 
+impl Dirty {
+    fn apply(self, bytes: &mut Vec<u8>) {
+        match self {
+            Dirty::Write(at, data) => put(bytes, at, &data),
+            Dirty::SetLen(len) => bytes.resize(len, 0),
+        }
+    }
+}
+
 impl Content {
+    /// All that was written is durable.
+    fn sync(&mut self) {
+        std::mem::take(&mut self.dirty).into_iter().for_each(|dirty| dirty.apply(&mut self.durable));
+    }
+
+    /// A failed sync. The pages are called clean now: readers still see them, the disk never may.
+    fn fail_sync(&mut self, random: &SimRandom) {
+        let live = self.live.clone();
+        self.lose(random);
+        self.live = live;
+    }
+
     /// What a power cut leaves: each sector of each unsynced write made it, or did not, or in part.
     fn lose(&mut self, random: &SimRandom) {
         let keep_all = random.below(4) == 0;
@@ -268,7 +289,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SimDisk {
-    /// An empty disk without limit. The seed decides what a power cut leaves.
+    /// An empty disk without limit. The seed decides what a power cut leaves; with an odd one the file system takes direct writes.
     pub fn new(seed: u64) -> SimDisk {
         let mut tree = Tree::default();
         tree.dirs.insert(PathBuf::from("/"));
@@ -281,6 +302,7 @@ impl SimDisk {
             counts: Counts::default(),
             capacity: None,
             refuses_writes: false,
+            direct: seed % 2 == 1,
             changes_left: None,
             sound_left: None,
             room_left: None,
@@ -310,6 +332,11 @@ impl SimDisk {
     /// The disk holds at most this many bytes of files from now on; `None` lifts the limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// Whether the file system takes direct writes.
+    pub fn set_direct(&self, direct: bool) {
+        self.state().direct = direct;
     }
 
     /// While set, every write finds the disk full, as on a copy-on-write file system without a free block.
@@ -538,6 +565,47 @@ impl SimFile {
         let state = self.disk.state();
         if state.life == self.life { Ok(state) } else { Err(io::Error::other("this file was opened before the crash")) }
     }
+
+    /// Waits while syncs are held.
+    fn hold<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.holding {
+            state.held += 1;
+            self.disk.0.syncing.notify_all();
+            state = self.disk.0.syncing.wait_while(state, |state| state.holding).expect("another test thread panicked");
+            state.held -= 1;
+        }
+        state
+    }
+
+    /// Writes to the page cache. True: and the machine goes down.
+    fn write(&self, state: &mut State, buf: &[u8], offset: u64) -> io::Result<bool> {
+        let crashed = state.change()?;
+        state.counts.writes += 1;
+        state.counts.bytes += buf.len() as u64;
+        let at = usize::try_from(offset).map_err(io::Error::other)?;
+        let growth = (at + buf.len()).saturating_sub(state.files[self.file].live.len());
+        let full = state.capacity.is_some_and(|capacity| state.used() + growth as u64 > capacity);
+        if state.has_filled_up() || state.refuses_writes || (full && growth > 0) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let content = &mut state.files[self.file];
+        put(&mut content.live, at, buf);
+        content.dirty.push(Dirty::Write(at, buf.to_vec()));
+        Ok(crashed)
+    }
+
+    fn sync(&self, state: &mut State) -> io::Result<()> {
+        let works = state.sync_works();
+        let random = state.random();
+        let content = &mut state.files[self.file];
+        if works {
+            content.sync();
+            Ok(())
+        } else {
+            content.fail_sync(&random);
+            Err(io::Error::other("the sync failed"))
+        }
+    }
 }
 
 impl File for SimFile {
@@ -552,50 +620,32 @@ impl File for SimFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state()?;
-        let crashed = state.change()?;
-        state.counts.writes += 1;
-        state.counts.bytes += buf.len() as u64;
-        let at = usize::try_from(offset).map_err(io::Error::other)?;
-        let growth = (at + buf.len()).saturating_sub(state.files[self.file].live.len());
-        let full = state.capacity.is_some_and(|capacity| state.used() + growth as u64 > capacity);
-        if state.has_filled_up() || state.refuses_writes || (full && growth > 0) {
-            return Err(io::ErrorKind::StorageFull.into());
+        if self.write(&mut state, buf, offset)? { state.alive() } else { Ok(()) }
+    }
+
+    fn write_through_at(&self, buf: &[u8], offset: u64) -> io::Result<bool> {
+        let state = self.state()?;
+        if !(state.direct && suits_direct(buf, offset)) {
+            drop(state);
+            return self.write_at(buf, offset).map(|()| false);
         }
-        let content = &mut state.files[self.file];
-        put(&mut content.live, at, buf);
-        content.dirty.push(Dirty::Write(at, buf.to_vec()));
-        if crashed { state.alive() } else { Ok(()) }
+        let mut state = self.hold(state);
+        state.counts.syncs += 1;
+        // What the page cache has of this file goes first.
+        state.files[self.file].sync();
+        if self.write(&mut state, buf, offset)? {
+            return state.alive().map(|()| true);
+        }
+        self.sync(&mut state).map(|()| true)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.state()?;
+        let mut state = self.hold(self.state()?);
         state.counts.syncs += 1;
-        if state.holding {
-            state.held += 1;
-            self.disk.0.syncing.notify_all();
-            state = self.disk.0.syncing.wait_while(state, |state| state.holding).expect("another test thread panicked");
-            state.held -= 1;
-        }
         if state.change()? {
             return state.alive();
         }
-        let works = state.sync_works();
-        let random = state.random();
-        let content = &mut state.files[self.file];
-        if !works {
-            // The pages are called clean now: readers still see them, the disk never may.
-            let live = content.live.clone();
-            content.lose(&random);
-            content.live = live;
-            return Err(io::Error::other("the sync failed"));
-        }
-        for dirty in std::mem::take(&mut content.dirty) {
-            match dirty {
-                Dirty::Write(at, data) => put(&mut content.durable, at, &data),
-                Dirty::SetLen(len) => content.durable.resize(len, 0),
-            }
-        }
-        Ok(())
+        self.sync(&mut state)
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::host::File;
+use crate::host::{DIRECT_ALIGN, File};
 use crate::raft::{Entry, HardState};
 
 use super::record;
@@ -83,54 +83,80 @@ pub(super) fn check(frame: &[u8]) -> Option<u32> {
 }
 
 /// The buffer that frames are encoded in. It never grows beyond its cap: a longer frame leaves in pieces.
-///
-/// A later path with `O_DIRECT | O_DSYNC` belongs here: offsets and lengths are whole sectors already, and only the buffer's
-/// address would have to be aligned.
 pub(super) struct Buffer {
+    /// What a frame is made of begins at `start`, the first address in it that direct writes can begin at.
     bytes: Vec<u8>,
+    start: usize,
     cap: usize,
+}
+
+/// A frame on its way to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    /// The frame's CRC.
+    pub crc: u32,
+    /// It is there for good. If not, it has to be synced.
+    pub durable: bool,
 }
 
 impl Buffer {
     /// A buffer of at most `cap` bytes, rounded to whole sectors, at least two.
     pub(super) fn new(cap: usize) -> Buffer {
-        Buffer { bytes: Vec::new(), cap: cap.next_multiple_of(SECTOR).max(2 * SECTOR) }
+        Buffer { bytes: Vec::new(), start: 0, cap: cap.next_multiple_of(SECTOR).max(2 * SECTOR) }
     }
 
-    /// Writes one frame at `at`; one write unless it is longer than the cap. Returns its CRC. Nothing is synced.
+    /// Writes one frame at `at`; one write unless it is longer than the cap. `through` asks for a write that is durable at once,
+    /// which one write may be.
     pub(super) fn write(
         &mut self,
         file: &dyn File,
         at: u64,
+        through: bool,
         header: Header,
         hard_state: Option<HardState>,
         entries: &[Entry],
-    ) -> io::Result<u32> {
+    ) -> io::Result<Written> {
         let total = header.total();
         self.fit(usize::try_from(total).unwrap_or(usize::MAX));
-        let start = header.encode();
-        let mut pieces = Pieces { file, start: at, at, buffer: self, crc: crc32c::crc32c(&start), head: None };
-        pieces.buffer.bytes.extend_from_slice(&start);
+        let begin = header.encode();
+        let mut pieces = Pieces { file, begin: at, at, buffer: self, crc: crc32c::crc32c(&begin), head: None };
+        pieces.buffer.bytes.extend_from_slice(&begin);
         pieces.buffer.bytes.extend_from_slice(&[0; HEADER - CRC_AT]);
         record::encode(hard_state, entries, |piece| pieces.put(piece))?;
-        pieces.finish(total)
+        pieces.finish(total, through)
     }
 
     /// Room for the frame that comes, and no more than [`BUFFER_KEPT`] or four times its need for those that are over.
     fn fit(&mut self, total: usize) {
         self.bytes.clear();
-        let wanted = total.min(self.cap);
+        let wanted = total.min(self.cap) + DIRECT_ALIGN;
         if self.bytes.capacity() > BUFFER_KEPT.max(wanted.saturating_mul(4)) {
             self.bytes.shrink_to(BUFFER_KEPT.max(wanted));
         }
         self.bytes.reserve_exact(wanted);
+        let address = self.bytes.as_ptr().addr();
+        self.start = address.next_multiple_of(DIRECT_ALIGN) - address;
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.bytes.resize(self.start, 0);
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    fn content(&self) -> &[u8] {
+        &self.bytes[self.start..]
     }
 }
 
 /// A frame under way. Its first sector holds the CRC of all the others, so it leaves last.
 struct Pieces<'a> {
     file: &'a dyn File,
-    start: u64,
+    /// Where the frame begins.
+    begin: u64,
     /// Where the buffer's first byte goes.
     at: u64,
     buffer: &'a mut Buffer,
@@ -141,10 +167,10 @@ struct Pieces<'a> {
 impl Pieces<'_> {
     fn put(&mut self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
-            if self.buffer.bytes.len() == self.buffer.cap {
+            if self.buffer.len() == self.buffer.cap {
                 self.flush()?;
             }
-            let (now, later) = data.split_at(data.len().min(self.buffer.cap - self.buffer.bytes.len()));
+            let (now, later) = data.split_at(data.len().min(self.buffer.cap - self.buffer.len()));
             self.buffer.bytes.extend_from_slice(now);
             data = later;
         }
@@ -153,35 +179,41 @@ impl Pieces<'_> {
 
     /// Adds what the buffer holds to the CRC, which starts behind its own field.
     fn add_to_crc(&mut self) {
-        let from = if self.at == self.start { HEADER } else { 0 };
-        self.crc = crc32c::crc32c_append(self.crc, &self.buffer.bytes[from..]);
+        let from = if self.at == self.begin { HEADER } else { 0 };
+        self.crc = crc32c::crc32c_append(self.crc, &self.buffer.content()[from..]);
     }
 
     /// Writes the buffer, but for the frame's first sector.
     fn flush(&mut self) -> io::Result<()> {
         self.add_to_crc();
-        let from = if self.at == self.start { SECTOR } else { 0 };
+        let from = if self.at == self.begin { SECTOR } else { 0 };
         if from > 0 {
-            self.head = Some(self.buffer.bytes[..SECTOR].try_into().expect("a sector"));
+            self.head = Some(self.buffer.content()[..SECTOR].try_into().expect("a sector"));
         }
-        self.file.write_at(&self.buffer.bytes[from..], self.at + from as u64)?;
-        self.at += self.buffer.bytes.len() as u64;
-        self.buffer.bytes.clear();
+        self.file.write_at(&self.buffer.content()[from..], self.at + from as u64)?;
+        self.at += self.buffer.len() as u64;
+        self.buffer.clear();
         Ok(())
     }
 
-    fn finish(mut self, total: u64) -> io::Result<u32> {
-        let padded = usize::try_from(self.start + total - self.at).expect("at most the buffer's cap");
-        self.buffer.bytes.resize(padded, 0);
+    fn finish(mut self, total: u64, through: bool) -> io::Result<Written> {
+        let padded = usize::try_from(self.begin + total - self.at).expect("at most the buffer's cap");
+        self.buffer.bytes.resize(self.buffer.start + padded, 0);
         let Some(mut head) = self.head else {
             self.add_to_crc();
-            self.buffer.bytes[CRC_AT..HEADER].copy_from_slice(&self.crc.to_le_bytes());
-            self.file.write_at(&self.buffer.bytes, self.at)?;
-            return Ok(self.crc);
+            let crc_at = self.buffer.start + CRC_AT;
+            self.buffer.bytes[crc_at..crc_at + 4].copy_from_slice(&self.crc.to_le_bytes());
+            let frame = self.buffer.content();
+            let durable = if through {
+                self.file.write_through_at(frame, self.at)?
+            } else {
+                self.file.write_at(frame, self.at).map(|()| false)?
+            };
+            return Ok(Written { crc: self.crc, durable });
         };
         self.flush()?;
         head[CRC_AT..HEADER].copy_from_slice(&self.crc.to_le_bytes());
-        self.file.write_at(&head, self.start)?;
-        Ok(self.crc)
+        self.file.write_at(&head, self.begin)?;
+        Ok(Written { crc: self.crc, durable: false })
     }
 }

@@ -3,7 +3,8 @@
 //! What it assumes of the disk: a synced write stays; an unsynced one may be lost, reordered or torn within its own sectors, and
 //! touches no others; a rename is whole or not done. What is always true:
 //!
-//! - One frame holds all that was queued, and costs one write and one sync. The next frame is written only after that sync.
+//! - One frame holds all that was queued, and costs one write and one sync, which are one step where the file system has direct writes.
+//!   The next frame is written only after that sync.
 //! - What was acknowledged is never written again with other bytes: frames fill whole sectors.
 //! - Frames go to space that was written and synced before, so an append needs no allocation, and only the birth of a segment
 //!   can find the disk full.
@@ -34,7 +35,7 @@ use crate::host::Host;
 use crate::metrics;
 use crate::raft::{Entry, HardState, Index, LogId};
 
-use frame::{Buffer, Kind};
+use frame::{Buffer, Kind, Written};
 use recover::{Listing, Replayed};
 use segment::{Header, Name, SECTOR, Segment};
 use spare::{Closed, Pool, Spare};
@@ -282,9 +283,11 @@ impl Wal {
         }
         let segment = &self.current;
         let begun = self.host.clock.now();
-        let crc = write_frame(&mut self.buffer, segment, hard_state, entries)?;
-        metrics::WAL_WRITE.observe(self.host.clock.now().saturating_sub(begun));
-        let sync = self.sync(segment)?;
+        let Written { crc, durable } = write_frame(&mut self.buffer, segment, !self.options.no_fsync, hard_state, entries)?;
+        let took = self.host.clock.now().saturating_sub(begun);
+        metrics::WAL_WRITE.observe(took);
+        // A write that was durable at once is a sync too, and took as long.
+        let sync = if durable { took } else { self.sync(segment)? };
         self.current.end += bytes;
         self.current.chain = crc;
         Ok(Appended { bytes, sync })
@@ -335,10 +338,10 @@ impl Wal {
         let Spare { path, file, .. } = spare;
         let mut segment = Segment { header, path, file, end: SECTOR as u64, chain: header.chain() };
         let written = segment.file.write_at(&header.encode(), 0).map_err(|error| failed("write", &segment.path, &error));
-        let written = written.and_then(|()| write_frame(&mut self.buffer, &segment, hard_state, entries));
-        match written.and_then(|crc| Ok((crc, self.sync(&segment)?))) {
-            Ok((crc, sync)) => {
-                segment.chain = crc;
+        let written = written.and_then(|()| write_frame(&mut self.buffer, &segment, false, hard_state, entries));
+        match written.and_then(|written| Ok((written, self.sync(&segment)?))) {
+            Ok((written, sync)) => {
+                segment.chain = written.crc;
                 Ok((segment, sync))
             }
             Err(error) => Err((Spare { path: segment.path, file: segment.file, len: header.len }, error)),
@@ -377,7 +380,7 @@ impl Wal {
 
     fn write_seal(&mut self, segment: &Segment) -> Result<(), AppendError> {
         let header = frame::Header { kind: Kind::Seal, payload: 0, nonce: segment.header.nonce, previous: segment.chain };
-        let written = self.buffer.write(&*segment.file, segment.end, header, None, &[]);
+        let written = self.buffer.write(&*segment.file, segment.end, false, header, None, &[]);
         written.map_err(|error| failed("write", &segment.path, &error))?;
         self.sync(segment)?;
         Ok(())
@@ -455,10 +458,12 @@ fn first_segment(host: &Host, dir: &Path, header: Header, options: Options) -> R
 fn write_frame(
     buffer: &mut Buffer,
     segment: &Segment,
+    through: bool,
     hard_state: Option<HardState>,
     entries: &[Entry],
-) -> Result<u32, AppendError> {
+) -> Result<Written, AppendError> {
     let payload = u32::try_from(record::size(hard_state, entries)).expect("a frame is far smaller than 4 GiB");
     let header = frame::Header { kind: Kind::Records, payload, nonce: segment.header.nonce, previous: segment.chain };
-    buffer.write(&*segment.file, segment.end, header, hard_state, entries).map_err(|error| failed("write", &segment.path, &error))
+    let written = buffer.write(&*segment.file, segment.end, through, header, hard_state, entries);
+    written.map_err(|error| failed("write", &segment.path, &error))
 }

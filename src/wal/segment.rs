@@ -5,13 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::File;
+use crate::host::{self, File};
 use crate::raft::{HardState, Index, LogId, MemberId, Term};
 
 use super::Identity;
 
 /// The unit of every write. No acknowledged sector is ever written again with other bytes.
-pub(super) const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = host::SECTOR;
 const MAGIC: [u8; 8] = *b"BRMBLWAL";
 const VERSION: u32 = 1;
 /// Where the header's CRC stands, in this version and all later ones.

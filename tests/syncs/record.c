@@ -33,6 +33,14 @@ int fdatasync(int fd) {
     return record_sync(fd, next(fd));
 }
 
+/* What goes to a file that was opened for synchronous writes is written and synced. */
+ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
+    ssize_t (*next)(int, const void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pwrite64");
+    ssize_t written = next(fd, bytes, length, at);
+    if (written == (ssize_t)length && fcntl(fd, F_GETFL) & O_DSYNC) record_sync(fd, 0);
+    return written;
+}
+
 int rename(const char *from, const char *to) {
     int (*next)(const char *, const char *) = dlsym(RTLD_NEXT, "rename");
     int result = next(from, to);

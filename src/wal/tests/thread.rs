@@ -192,7 +192,7 @@ fn a_failed_sync_is_a_fault_and_the_last_report() {
     disk.fail_syncs_after(0);
     writer.submit(batch(vec![entry(1, 1, 1)]));
     let Report::Fault(fault) = reports.recv().unwrap() else { panic!("the sync failed") };
-    assert!(fault.to_string().contains("cannot sync"), "{fault}");
+    assert!(fault.to_string().contains("the sync failed"), "{fault}");
     let before = disk.counts();
     writer.submit(batch(vec![entry(1, 2, 1)]));
     assert!(reports.recv().is_err(), "no report follows");

@@ -64,14 +64,18 @@ fn a_new_log_costs_one_segment_and_two_file_syncs_at_most() {
 
 #[test]
 fn an_append_is_one_write_and_one_sync_of_whole_sectors() {
-    let (host, disk) = sim::host(1);
-    let mut wal = create(&host, SMALL);
-    let before = disk.counts();
-    let appended = wal.append(Some(state(1, 0, 0)), &[entry(1, 1, 3), entry(1, 2, 400)]).unwrap();
-    let after = disk.counts();
-    assert_eq!((after.writes - before.writes, after.syncs - before.syncs), (1, 1));
-    assert_eq!((appended.bytes, after.bytes - before.bytes), (512, 512));
-    assert_eq!(after.dir_syncs, before.dir_syncs);
+    for direct in [false, true] {
+        let (host, disk) = sim::host(1);
+        disk.set_direct(direct);
+        let mut wal = create(&host, SMALL);
+        let before = disk.counts();
+        let appended = wal.append(Some(state(1, 0, 0)), &[entry(1, 1, 3), entry(1, 2, 400)]).unwrap();
+        let after = disk.counts();
+        assert_eq!((after.writes - before.writes, after.syncs - before.syncs), (1, 1));
+        assert_eq!((appended.bytes, after.bytes - before.bytes), (512, 512));
+        assert_eq!(after.dir_syncs, before.dir_syncs);
+        assert_eq!(after.changes - before.changes, if direct { 1 } else { 2 }, "a direct write is a sync too");
+    }
 }
 
 #[test]
@@ -361,15 +365,18 @@ fn the_reserve_is_what_a_full_disk_still_takes() {
 
 #[test]
 fn after_a_failed_sync_nothing_more_is_appended() {
-    let (host, disk) = sim::host(1);
-    let mut wal = create(&host, SMALL);
-    wal.append(None, &[entry(1, 1, 700)]).unwrap();
-    disk.fail_syncs_after(0);
-    let Err(AppendError::Fault(fault)) = wal.append(None, &[entry(1, 2, 700)]) else { panic!("the sync failed") };
-    assert!(fault.to_string().starts_with("cannot sync /data/wal/0000000000000001.wal"), "{fault}");
-    let before = disk.counts();
-    assert!(matches!(wal.append(None, &[entry(1, 2, 700)]), Err(AppendError::Fault(_))));
-    assert_eq!(disk.counts(), before, "no second try");
+    for (through, doing) in [(false, "sync"), (true, "write")] {
+        let (host, disk) = sim::host(1);
+        disk.set_direct(through);
+        let mut wal = create(&host, SMALL);
+        wal.append(None, &[entry(1, 1, 700)]).unwrap();
+        disk.fail_syncs_after(0);
+        let Err(AppendError::Fault(fault)) = wal.append(None, &[entry(1, 2, 700)]) else { panic!("the sync failed") };
+        assert!(fault.to_string().starts_with(&format!("cannot {doing} /data/wal/0000000000000001.wal")), "{fault}");
+        let before = disk.counts();
+        assert!(matches!(wal.append(None, &[entry(1, 2, 700)]), Err(AppendError::Fault(_))));
+        assert_eq!(disk.counts(), before, "no second try");
+    }
 }
 
 #[test]
