@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod host;
+pub mod http2;
 pub mod lease;
 pub mod logging;
 pub mod metrics;

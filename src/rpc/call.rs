@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::future;
 use futures_util::{Stream, StreamExt};
-use h2::RecvStream;
 
 use super::allowance::{Allowance, Room, Ticket};
 use super::frame::{Encoding, Reader, Segment};
@@ -19,6 +18,7 @@ use super::grpc::{Call, Gone, MethodId, Reply, Services};
 use super::outlet::Outlet;
 use super::sender::Sender;
 use super::status::{Code, Status};
+use super::streams::RequestBody;
 use super::timers::{Alarms, Timers};
 use crate::error::Error;
 
@@ -60,7 +60,7 @@ pub struct Begun {
     /// How its messages are compressed.
     pub encoding: Encoding,
     /// The client's half.
-    pub body: RecvStream,
+    pub body: RequestBody,
     /// Our half.
     pub sender: Sender,
     /// Counts the call as open.
@@ -343,7 +343,7 @@ impl Requests {
 
 /// The client's half of a stream.
 struct Incoming {
-    body: RecvStream,
+    body: RequestBody,
     reader: Reader,
     held: Ticket,
     /// What a message is refused with that its client does not send to the end. gRPC's Go library has one code for unary calls and
@@ -352,7 +352,7 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn new(shared: &Shared, encoding: Encoding, body: RecvStream, cut_short: Code) -> Incoming {
+    fn new(shared: &Shared, encoding: Encoding, body: RequestBody, cut_short: Code) -> Incoming {
         let reader = Reader::new(shared.message_limit, encoding);
         Incoming { body, reader, held: shared.requests.ticket(0), cut_short }
     }
@@ -362,7 +362,7 @@ impl Incoming {
             if let Some(message) = self.reader.next_message()? {
                 return Ok(Some(message));
             }
-            match poll_fn(|cx| self.body.poll_data(cx)).await {
+            match poll_fn(|cx| self.body.poll(cx)).await {
                 Some(Ok(bytes)) => self.take(bytes)?,
                 Some(Err(_)) => return Err(End::Gone),
                 None if self.reader.may_end() => return Ok(None),
@@ -372,7 +372,6 @@ impl Incoming {
     }
 
     fn take(&mut self, bytes: Bytes) -> Result<(), End> {
-        self.body.flow_control().release_capacity(bytes.len()).map_err(|_| End::Gone)?;
         if !self.held.grow(bytes.len()) {
             return Err(Error::TooManyRequests.into());
         }

@@ -2,15 +2,14 @@
 //! messages. Always: a message over the limit is refused by its prefix, before a byte of it is kept, and a compressed one
 //! is inflated no further than the limit.
 
-use std::io::{ErrorKind, IoSlice, Read};
+use std::io::{ErrorKind, Read};
 use std::sync::Arc;
-
-use bytes::{Buf, Bytes, BytesMut};
-use flate2::bufread::MultiGzDecoder;
-use http::HeaderMap;
 
 use super::allowance::{Allowance, Ticket};
 use super::status::{Code, Status};
+use crate::http2::Head;
+use bytes::{Buf, Bytes, BytesMut};
+use flate2::bufread::MultiGzDecoder;
 
 /// Flags and length.
 pub const PREFIX: usize = 5;
@@ -33,8 +32,8 @@ pub enum Encoding {
 
 impl Encoding {
     /// Reads `grpc-encoding`.
-    pub fn of(metadata: &HeaderMap) -> Result<Encoding, Status> {
-        match metadata.get("grpc-encoding").map(|value| value.as_bytes()) {
+    pub fn of(head: &Head) -> Result<Encoding, Status> {
+        match head.get("grpc-encoding") {
             None | Some(b"" | b"identity") => Ok(Encoding::Identity),
             Some(b"gzip") => Ok(Encoding::Gzip),
             Some(other) => Err(Status::new(
@@ -209,7 +208,13 @@ impl Segment {
         first
     }
 
-    fn prefix_rest(&self) -> &[u8] {
+    /// Takes what is behind the prefix, and what counts it all.
+    pub fn take_body(&mut self) -> (Bytes, Option<Ticket>) {
+        (std::mem::take(&mut self.body), self.ticket.take())
+    }
+
+    /// What is left of the prefix.
+    pub fn prefix(&self) -> &[u8] {
         &self.prefix[PREFIX - self.prefix_left..]
     }
 }
@@ -220,24 +225,13 @@ impl Buf for Segment {
     }
 
     fn chunk(&self) -> &[u8] {
-        if self.prefix_left > 0 { self.prefix_rest() } else { &self.body }
+        if self.prefix_left > 0 { self.prefix() } else { &self.body }
     }
 
     fn advance(&mut self, count: usize) {
         let prefix_part = count.min(self.prefix_left);
         self.prefix_left -= prefix_part;
         self.body.advance(count - prefix_part);
-    }
-
-    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut used = 0;
-        for part in [self.prefix_rest(), &self.body] {
-            if !part.is_empty() && used < slices.len() {
-                slices[used] = IoSlice::new(part);
-                used += 1;
-            }
-        }
-        used
     }
 }
 
@@ -302,13 +296,11 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_is_read_in_slices() {
+    fn a_segment_comes_apart_into_prefix_and_body() {
         let mut segment = Segment::first(3, Bytes::from_static(b"abc"));
         segment.advance(2);
-        let mut slices = [IoSlice::new(&[]); 4];
-        let count = segment.chunks_vectored(&mut slices);
-        let read: Vec<&[u8]> = slices[..count].iter().map(|slice| &slice[..]).collect();
-        assert_eq!(read, [&b"\0\0\x03"[..], b"abc"]);
+        assert_eq!(segment.prefix(), b"\0\0\x03");
+        assert_eq!(segment.take_body().0, b"abc"[..]);
     }
 
     #[test]

@@ -10,12 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::Stream;
-use http::HeaderMap;
-
 use super::metadata;
 use super::status::{Code, Status};
+use crate::http2::Head;
+use bytes::Bytes;
+use futures_util::Stream;
 
 pub use super::call::{Replies, Requests};
 
@@ -98,8 +97,8 @@ pub struct Gone;
 /// Who asks, what they sent along, and until when they wait.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The request's headers, metadata among them.
-    pub metadata: HeaderMap,
+    /// The request's head, with the metadata.
+    pub head: Arc<Head>,
     /// The client.
     pub peer: Arc<Peer>,
     /// When the client gives up, on the clock of [`super::timers::Timers::now`]. The call is ended then; nobody has to look.
@@ -109,13 +108,13 @@ pub struct Call {
 impl Call {
     /// The first value of an ASCII metadata key (lower case).
     pub fn text(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key)?.to_str().ok()
+        std::str::from_utf8(self.head.get(key)?).ok()
     }
 
     /// The first value of a binary metadata key, which ends in `-bin`.
     pub fn binary(&self, key: &str) -> Option<Result<Vec<u8>, Status>> {
-        let value = self.metadata.get(key)?;
-        Some(metadata::decode_base64(value.as_bytes()).ok_or_else(|| {
+        let value = self.head.get(key)?;
+        Some(metadata::decode_base64(value).ok_or_else(|| {
             Status::new(Code::Internal, format!("malformed binary metadata in header {key:?}: illegal base64 data"))
         }))
     }

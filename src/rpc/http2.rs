@@ -9,28 +9,26 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{Stream as Pieces, StreamExt};
-use h2::server::{self, SendResponse};
-use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Uri};
 
 use super::allowance::{Allowance, Ticket};
-use super::authority::Mended;
 use super::call::{self, Begun, Leaving, Shared};
 use super::frame::{Encoding, Segment};
-use super::frame_heads::go_away;
 use super::front::{Budget, DOUBLED, Link, PROMISED, no_room, plain_text};
 use super::grpc::{Call, Gone, Route};
 use super::http::{Body, Endpoints};
 use super::keepalive::{Keepalive, PingPolicy, TOO_MANY_PINGS};
 use super::metadata::parse_timeout;
-use super::sender::{Sender, send_data};
+use super::sender::Sender;
 use super::status::{Code, Status};
 use super::stop::{Guest, Phase};
-use super::stream::{Stream, Wire};
+use super::stream::{Socket, Stream};
+use super::streams::{Answer, RequestBody, Streams, header_map};
 use super::timers::{Alarms, Armed, within};
 use crate::error::Error;
+use crate::http2::{Head, Reason, Settings};
 
 /// Time for the client's preface.
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -39,8 +37,9 @@ const BODY: Duration = Duration::from_secs(60);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const HEADER_LIST: u32 = 1024 * 1024;
-/// What HTTP/2's library may buffer for one stream.
-const SEND_BUFFER: usize = 256 * 1024;
+/// With so much to be sent, and a socket that takes none of it, nothing more is read: what has to be said to a flood of requests, PINGs
+/// and mistakes is bounded by what the client is willing to hear.
+const UNHEARD: usize = 32 * 1024;
 /// Unary calls of a connection that run at a time; others of it wait. So one client alone does not fill the loop's inbox.
 const RUNNING: usize = 2_000;
 /// About what an answer that is no gRPC message takes while it is made: `/metrics` is the longest.
@@ -52,52 +51,49 @@ const HEADER: usize = 128;
 
 /// Serves a connection to its end.
 pub async fn serve(stream: Stream, link: Arc<Link>, guest: Guest) {
-    let wire = Wire::new(Stream::new(Mended::new(stream)));
-    let h2 = match within(&*link.timers, HANDSHAKE, settings(&link).handshake(wire.clone())).await {
-        Some(Ok(h2)) => h2,
-        Some(Err(error)) => return log::debug!("no HTTP/2 with {}: {error}", link.peer.addr),
-        None => return log::debug!("no HTTP/2 with {}: no preface in {HANDSHAKE:?}", link.peer.addr),
-    };
-    wire.defer();
-    let mut connection = Connection::new(h2, wire, link, guest, answer);
-    poll_fn(|cx| connection.poll_turn(cx)).await;
+    let mut connection = Connection::new(stream, link.clone(), guest, answer);
+    match within(&*link.timers, HANDSHAKE, poll_fn(|cx| connection.poll_established(cx))).await {
+        Some(Ok(())) => poll_fn(|cx| connection.poll_turn(cx)).await,
+        Some(Err(Ended)) => {}
+        None => log::debug!("no HTTP/2 with {}: no preface in {HANDSHAKE:?}", link.peer.addr),
+    }
 }
 
-fn settings(link: &Link) -> server::Builder {
-    let mut settings = server::Builder::new();
-    settings
-        .max_concurrent_streams(link.settings.max_concurrent_streams)
-        .max_header_list_size(HEADER_LIST)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        // The default, 20, breaks clients that start and cancel many calls: GOAWAY too_many_resets.
-        .max_pending_accept_reset_streams(10_000)
-        .max_concurrent_reset_streams(1000)
-        // Small messages of many streams may arrive faster than their handlers read.
-        .data_frame_budget(CONNECTION_WINDOW as usize);
-    settings
+fn settings(link: &Link) -> Settings {
+    Settings {
+        max_concurrent_streams: link.settings.max_concurrent_streams,
+        max_header_list_size: HEADER_LIST,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+    }
 }
 
 /// What the connection's task does itself.
 enum Job {
     Unary(Arc<Shared>, Begun),
-    Http(Arc<dyn Endpoints>, Request<RecvStream>, SendResponse<Segment>, Budget, Ticket),
+    Http(Arc<dyn Endpoints>, HttpRequest, Budget, Ticket),
+}
+
+/// A request that is not gRPC.
+struct HttpRequest {
+    head: Arc<Head>,
+    body: RequestBody,
+    answer: Answer,
 }
 
 async fn answer(link: Arc<Link>, job: Job) {
     match job {
         Job::Unary(shared, begun) => call::unary(&shared, begun).await,
-        Job::Http(endpoints, request, respond, budget, _place) => {
+        Job::Http(endpoints, request, budget, _place) => {
             // A client that is gone needs no answer.
-            let _ = http(&link, endpoints, request, respond, &budget).await;
+            let _ = http(&link, endpoints, request, &budget).await;
         }
     }
 }
 
 struct Connection<A, F> {
-    h2: server::Connection<Wire, Segment>,
-    wire: Wire,
+    streams: Arc<Streams>,
+    socket: Socket,
     link: Arc<Link>,
     guest: Guest,
     /// What gRPC calls share; none where only HTTP is served.
@@ -111,8 +107,6 @@ struct Connection<A, F> {
     leaving: Arc<Leaving>,
     keepalive: Keepalive,
     pings: PingPolicy,
-    /// The newest stream that was begun.
-    last_stream: u32,
     calls: u64,
     draining: bool,
 }
@@ -121,7 +115,8 @@ struct Connection<A, F> {
 struct Ended;
 
 impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
-    fn new(mut h2: server::Connection<Wire, Segment>, wire: Wire, link: Arc<Link>, guest: Guest, answer: A) -> Self {
+    fn new(stream: Stream, link: Arc<Link>, guest: Guest, answer: A) -> Self {
+        let (streams, socket) = (Streams::new(settings(&link)), Socket::new(stream));
         let alarms = Alarms::new(link.timers.clone());
         let (budget, leaving) = (link.memory.of_connection(), Arc::<Leaving>::default());
         let shared = link.offer.services.as_ref().map(|services| {
@@ -137,15 +132,14 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
                 message_limit: link.settings.message_limit(),
             })
         });
-        let ping_pong = h2.ping_pong().expect("it is asked for once");
         let (interval, timeout) = (link.settings.keepalive_interval, link.settings.keepalive_timeout);
-        let keepalive = Keepalive::new(link.timers.clone(), interval, timeout, ping_pong);
+        let keepalive = Keepalive::new(link.timers.clone(), interval, timeout);
         let jobs = FuturesUnordered::new();
         let pings = PingPolicy::new(link.settings.keepalive_min_time);
-        let (armed, last_stream, calls, draining) = (Armed::default(), 0, 0, false);
+        let (armed, calls, draining) = (Armed::default(), 0, false);
         Connection {
-            h2,
-            wire,
+            streams,
+            socket,
             link,
             guest,
             shared,
@@ -157,10 +151,15 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
             leaving,
             keepalive,
             pings,
-            last_stream,
             calls,
             draining,
         }
+    }
+
+    /// Ready when the client has begun as it should.
+    fn poll_established(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        self.turn(cx)?;
+        if self.streams.is_established() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     /// Ready when the connection has ended.
@@ -172,7 +171,8 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
-        self.wire.begin_turn();
+        self.streams.begin_work(cx);
+        self.socket.begin_turn();
         match self.guest.poll_phase(cx) {
             Phase::Open => {}
             Phase::Drain => self.drain(),
@@ -181,26 +181,28 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
         // All that arrived is taken before any of it is run, and what was answered is written once: a write per
         // reply costs twice the time of the whole call.
         loop {
-            self.accept(cx)?;
+            self.read(cx)?;
             if !self.run(cx) {
                 break;
             }
         }
         self.alarms.poll(&mut self.armed, cx);
-        if self.keepalive.poll(&self.wire, cx).is_ready() {
+        if self.keepalive.poll(self.socket.received(), || self.streams.ping(), cx).is_ready() {
             log::debug!("{} answers no PING; its connection is closed", self.link.peer.addr);
             return Err(Ended);
         }
-        if !self.pings.bears(self.wire.take_signs(), !self.budget.calls.is_idle(), self.link.timers.now()) {
+        if !self.pings.bears(self.streams.take_signs(), !self.budget.calls.is_idle(), self.link.timers.now()) {
             log::debug!("{} pings too often; its connection is closed", self.link.peer.addr);
-            self.wire.last_words(&go_away(self.last_stream, Reason::ENHANCE_YOUR_CALM.into(), TOO_MANY_PINGS), cx);
+            self.streams.go_away(Reason::ENHANCE_YOUR_CALM, TOO_MANY_PINGS);
+            // Whoever does not read does not hear it.
+            let _ = self.streams.end_work(&mut self.socket, cx);
             return Err(Ended);
         }
-        match self.wire.poll_end_turn(cx) {
+        match self.streams.end_work(&mut self.socket, cx) {
             Poll::Ready(Err(_)) => Err(Ended),
             Poll::Ready(Ok(())) => {
                 self.leaving.clear();
-                Ok(())
+                if self.streams.is_over() { Err(Ended) } else { Ok(()) }
             }
             Poll::Pending if self.is_deaf() => {
                 log::debug!("{} hears no answers; its connection is closed", self.link.peer.addr);
@@ -218,21 +220,38 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
     fn drain(&mut self) {
         if !self.draining {
             self.draining = true;
-            self.h2.graceful_shutdown();
+            self.streams.leave();
         }
     }
 
-    /// Takes the requests that have arrived; also reads, answers PINGs and queues what was sent.
-    fn accept(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+    /// Takes what has arrived, and begins the requests in it.
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         loop {
-            match self.h2.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
-                Poll::Ready(Some(Err(error))) => {
+            match self.streams.send(UNHEARD, &mut self.socket, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Err(Ended),
+                Poll::Pending => return Ok(()),
+            }
+            let mut received = Ok(());
+            let count = match self.socket.poll_read(cx, |bytes| received = self.streams.receive(bytes)) {
+                Poll::Ready(Ok(count)) => count,
+                Poll::Ready(Err(error)) => {
                     log::debug!("connection of {} ended: {error}", self.link.peer.addr);
                     return Err(Ended);
                 }
-                Poll::Ready(None) => return Err(Ended),
                 Poll::Pending => return Ok(()),
+            };
+            while let Some((head, body, answer)) = self.streams.accept() {
+                self.begin(head, body, answer);
+            }
+            if let Err(broken) = received {
+                log::debug!("connection of {} ended: {broken}", self.link.peer.addr);
+                // Whoever does not read does not hear it.
+                let _ = self.streams.end_work(&mut self.socket, cx);
+                return Err(Ended);
+            }
+            if count == 0 {
+                return Err(Ended);
             }
         }
     }
@@ -246,40 +265,39 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
         finished
     }
 
-    fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<Segment>) {
-        let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-        self.last_stream = respond.stream_id().as_u32();
-        let cost = CALL + cost_of(request.headers());
+    fn begin(&mut self, head: Arc<Head>, body: RequestBody, answer: Answer) {
+        let content_type = head.get("content-type").unwrap_or_default();
+        let cost = CALL + cost_of(&head);
         let mut place = self.budget.calls.ticket(0);
         if !place.grow(cost) {
             self.leaving.enter(self.budget.calls.ticket(CALL));
-            return Sender::new(respond, content_type).refuse(StatusCode::OK, &Error::TooManyRequests.into());
+            return Sender::new(answer, content_type).refuse(200, &Error::TooManyRequests.into());
         }
         match (&self.link.offer.endpoints, &self.shared) {
             (_, Some(shared)) if is_grpc(content_type) => {
-                let sender = Sender::new(respond, content_type);
-                self.begin_call(shared.clone(), request, sender, place);
+                let sender = Sender::new(answer, content_type);
+                self.begin_call(shared.clone(), &head, body, sender, place);
             }
             (_, None) if is_grpc(content_type) => {
                 let text = "this address serves HTTP only, no gRPC: use one of --listen-client-urls";
                 self.leaving.enter(place);
-                Sender::new(respond, content_type).refuse(StatusCode::OK, &Status::new(Code::Unimplemented, text));
+                Sender::new(answer, content_type).refuse(200, &Status::new(Code::Unimplemented, text));
             }
             (Some(endpoints), _) => {
-                let job = Job::Http(endpoints.clone(), request, respond, self.budget.clone(), place);
+                let request = HttpRequest { head, body, answer };
+                let job = Job::Http(endpoints.clone(), request, self.budget.clone(), place);
                 self.jobs.push((self.answer)(self.link.clone(), job));
             }
             (None, _) => {
                 let text = format!("invalid gRPC request content-type {:?}", String::from_utf8_lossy(content_type));
                 let status = Status::new(Code::InvalidArgument, text);
                 self.leaving.enter(place);
-                Sender::new(respond, content_type).refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status);
+                Sender::new(answer, content_type).refuse(415, &status);
             }
         }
     }
 
-    fn begin_call(&mut self, shared: Arc<Shared>, request: Request<RecvStream>, sender: Sender, place: Ticket) {
-        let (head, body) = request.into_parts();
+    fn begin_call(&mut self, shared: Arc<Shared>, head: &Arc<Head>, body: RequestBody, sender: Sender, place: Ticket) {
         let opened = match open(&self.link, &shared, head) {
             Ok(opened) => opened,
             Err((http, status)) => {
@@ -304,6 +322,13 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
     }
 }
 
+/// Whoever still answers the client's streams learns that nobody hears it.
+impl<A, F> Drop for Connection<A, F> {
+    fn drop(&mut self) {
+        self.streams.end();
+    }
+}
+
 /// A gRPC request whose headers make sense.
 struct Opened {
     route: Route,
@@ -312,20 +337,20 @@ struct Opened {
 }
 
 /// Checks a gRPC request's headers, in the order and with the answers of gRPC's Go library.
-fn open(link: &Link, shared: &Shared, head: http::request::Parts) -> Result<Opened, (StatusCode, Status)> {
-    let timeout = head.headers.get("grpc-timeout").map(|value| parse_timeout(&String::from_utf8_lossy(value.as_bytes())));
-    let timeout = timeout
-        .transpose()
-        .map_err(|why| (StatusCode::BAD_REQUEST, Status::new(Code::Internal, format!("malformed grpc-timeout: {why}"))))?;
-    if head.method != Method::POST {
-        let text = format!("Received a HEADERS frame with :method {:?} which should be POST", head.method.as_str());
-        return Err((StatusCode::METHOD_NOT_ALLOWED, Status::new(Code::Internal, text)));
+fn open(link: &Link, shared: &Shared, head: &Arc<Head>) -> Result<Opened, (u16, Status)> {
+    let timeout = head.get("grpc-timeout").map(|value| parse_timeout(&String::from_utf8_lossy(value)));
+    let timeout =
+        timeout.transpose().map_err(|why| (400, Status::new(Code::Internal, format!("malformed grpc-timeout: {why}"))))?;
+    if head.method != "POST" {
+        let method = String::from_utf8_lossy(&head.method);
+        let text = format!("Received a HEADERS frame with :method {method:?} which should be POST");
+        return Err((405, Status::new(Code::Internal, text)));
     }
-    let refused = |status| (StatusCode::OK, status);
+    let refused = |status| (200, status);
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(refused(Error::DeadlineExceeded.into()));
     }
-    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let path = String::from_utf8_lossy(&head.path);
     let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
         return Err(refused(Status::new(Code::Unimplemented, format!("malformed method name: {path:?}"))));
     };
@@ -340,15 +365,15 @@ fn open(link: &Link, shared: &Shared, head: http::request::Parts) -> Result<Open
         }
         Route::Unary(_) | Route::ServerStream(_) | Route::BidiStream(_) => {}
     }
-    let encoding = Encoding::of(&head.headers).map_err(refused)?;
+    let encoding = Encoding::of(head).map_err(refused)?;
     let deadline = timeout.map(|timeout| link.timers.now().saturating_add(timeout));
-    let call = Call { metadata: head.headers, peer: link.peer.clone(), deadline };
+    let call = Call { head: head.clone(), peer: link.peer.clone(), deadline };
     Ok(Opened { route, call, encoding })
 }
 
 /// What header fields take in memory, roughly.
-fn cost_of(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| HEADER + name.as_str().len() + value.len()).sum()
+fn cost_of(head: &Head) -> usize {
+    head.fields.iter().map(|field| HEADER + field.name.len() + field.value.len()).sum()
 }
 
 /// Whether a content type is gRPC's: `application/grpc`, alone or with a subtype after `+` or `;`.
@@ -357,27 +382,19 @@ fn is_grpc(content_type: &[u8]) -> bool {
 }
 
 /// Answers a request that is not gRPC.
-async fn http(
-    link: &Link,
-    endpoints: Arc<dyn Endpoints>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Segment>,
-    budget: &Budget,
-) -> Result<(), Gone> {
-    let (head, body) = request.into_parts();
-    let is_head = head.method == Method::HEAD;
+async fn http(link: &Link, endpoints: Arc<dyn Endpoints>, request: HttpRequest, budget: &Budget) -> Result<(), Gone> {
+    let HttpRequest { head, body, mut answer } = request;
+    let is_head = head.method == "HEAD";
     let limit = link.settings.message_limit();
     let mut held = budget.requests.ticket(0);
     let whole = within(&*link.timers, BODY, read_body(body, limit, &mut held)).await;
-    let reserved = unless_reset(budget.replies.reserve(HTTP_ANSWER), &mut respond).await?;
-    let response = match whole {
-        Some(Ok(body)) => {
-            let work = endpoints.answer(link.peer.clone(), Request::from_parts(head, body));
-            unless_reset(work, &mut respond).await?
-        }
+    let reserved = unless_gone(budget.replies.reserve(HTTP_ANSWER), &mut answer).await?;
+    let response = match whole.map(|whole| whole.and_then(|body| as_http(&head, body))) {
+        Some(Ok(request)) => unless_gone(endpoints.answer(link.peer.clone(), request), &mut answer).await?,
         Some(Err(Unread::TooLong)) => {
             plain_text(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes\n"))
         }
+        Some(Err(Unread::Odd)) => plain_text(StatusCode::BAD_REQUEST, "this is no HTTP request\n"),
         Some(Err(Unread::NoRoom)) => no_room(),
         Some(Err(Unread::Gone)) => return Err(Gone),
         None => plain_text(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive in {BODY:?}\n")),
@@ -385,30 +402,44 @@ async fn http(
     let (head, body) = response.into_parts();
     let body = if is_head { Body::Whole(Bytes::new()) } else { body };
     drop(reserved);
-    send_http(respond, Response::from_parts(head, ()), body, &budget.replies).await
+    send_http(answer, &Response::from_parts(head, ()), body, &budget.replies).await
+}
+
+/// A request as the endpoints take it.
+fn as_http(head: &Head, body: Bytes) -> Result<Request<Bytes>, Unread> {
+    let mut uri = Uri::builder().path_and_query(&*head.path);
+    if let Some(authority) = &head.authority {
+        uri = uri.scheme(&*head.scheme).authority(&**authority);
+    }
+    let mut request = Request::new(body);
+    *request.uri_mut() = uri.build().map_err(|_| Unread::Odd)?;
+    *request.method_mut() = Method::from_bytes(&head.method).map_err(|_| Unread::Odd)?;
+    *request.headers_mut() = header_map(head).ok_or(Unread::Odd)?;
+    Ok(request)
 }
 
 /// Runs `work` as long as the client waits for it.
-async fn unless_reset<T>(work: impl Future<Output = T>, respond: &mut SendResponse<Segment>) -> Result<T, Gone> {
+async fn unless_gone<T>(work: impl Future<Output = T>, answer: &mut Answer) -> Result<T, Gone> {
     let mut work = pin!(work);
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Ok(done)),
-        Poll::Pending => respond.poll_reset(cx).map(|_| Err(Gone)),
+        Poll::Pending => answer.poll_gone(cx).map(|()| Err(Gone)),
     })
     .await
 }
 
-/// Why a body was not read to its end.
+/// Why a request was not read to its end.
 enum Unread {
     TooLong,
     NoRoom,
+    Odd,
     Gone,
 }
 
 /// The whole body, up to `limit`, counted as `held`.
-async fn read_body(mut body: RecvStream, limit: usize, held: &mut Ticket) -> Result<Bytes, Unread> {
+async fn read_body(mut body: RequestBody, limit: usize, held: &mut Ticket) -> Result<Bytes, Unread> {
     let mut whole = BytesMut::new();
-    while let Some(part) = poll_fn(|cx| body.poll_data(cx)).await {
+    while let Some(part) = poll_fn(|cx| body.poll(cx)).await {
         let part = part.map_err(|_| Unread::Gone)?;
         if whole.len() + part.len() > limit {
             return Err(Unread::TooLong);
@@ -416,42 +447,31 @@ async fn read_body(mut body: RecvStream, limit: usize, held: &mut Ticket) -> Res
         if !held.grow(DOUBLED * part.len()) {
             return Err(Unread::NoRoom);
         }
-        body.flow_control().release_capacity(part.len()).map_err(|_| Unread::Gone)?;
         whole.extend_from_slice(&part);
     }
     Ok(whole.freeze())
 }
 
-async fn send_http(
-    mut respond: SendResponse<Segment>,
-    head: Response<()>,
-    body: Body,
-    replies: &Arc<Allowance>,
-) -> Result<(), Gone> {
+async fn send_http(mut answer: Answer, head: &Response<()>, body: Body, replies: &Arc<Allowance>) -> Result<(), Gone> {
     let is_empty = matches!(&body, Body::Whole(bytes) if bytes.is_empty());
-    let mut stream = respond.send_response(head, is_empty).map_err(|_| Gone)?;
+    let fields = head.headers().iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes(), false));
+    answer.head(head.status().as_u16(), fields, is_empty);
     if is_empty {
         return Ok(());
     }
     match body {
-        Body::Whole(bytes) => send_data(&mut stream, Segment::plain(bytes).ticketed(replies)).await?,
+        Body::Whole(bytes) => send_body(&mut answer, bytes, replies).await?,
         Body::Pieces(mut pieces) => {
-            while let Some(piece) = next_piece(&mut pieces, &mut stream).await? {
-                send_data(&mut stream, Segment::plain(piece).ticketed(replies)).await?;
+            while let Some(piece) = unless_gone(pieces.next(), &mut answer).await? {
+                send_body(&mut answer, piece, replies).await?;
             }
         }
     }
-    stream.send_data(Segment::plain(Bytes::new()), true).map_err(|_| Gone)
+    answer.end();
+    Ok(())
 }
 
-/// The next piece, as long as the client waits for it.
-async fn next_piece(
-    pieces: &mut (impl Pieces<Item = Bytes> + Unpin),
-    stream: &mut SendStream<Segment>,
-) -> Result<Option<Bytes>, Gone> {
-    poll_fn(|cx| match pieces.poll_next_unpin(cx) {
-        Poll::Ready(piece) => Poll::Ready(Ok(piece)),
-        Poll::Pending => stream.poll_reset(cx).map(|_| Err(Gone)),
-    })
-    .await
+async fn send_body(answer: &mut Answer, bytes: Bytes, replies: &Arc<Allowance>) -> Result<(), Gone> {
+    let mut segment = Segment::plain(bytes).ticketed(replies);
+    poll_fn(|cx| answer.poll_send(&mut segment, cx)).await
 }

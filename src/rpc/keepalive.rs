@@ -6,18 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
-
 use super::grpc::BoxFuture;
-use super::stream::{Signs, Wire};
 use super::timers::Timers;
+use crate::http2::Signs;
 
 /// Watches one connection.
 pub struct Keepalive {
     timers: Arc<dyn Timers>,
     interval: Duration,
     timeout: Duration,
-    ping_pong: PingPong,
     /// None: never.
     timer: Option<BoxFuture<()>>,
     is_asked: bool,
@@ -27,17 +24,16 @@ pub struct Keepalive {
 
 impl Keepalive {
     /// A zero interval: never asks.
-    pub fn new(timers: Arc<dyn Timers>, interval: Duration, timeout: Duration, ping_pong: PingPong) -> Keepalive {
+    pub fn new(timers: Arc<dyn Timers>, interval: Duration, timeout: Duration) -> Keepalive {
         let timer = (!interval.is_zero()).then(|| timers.sleep(interval));
-        Keepalive { timers, interval, timeout, ping_pong, timer, is_asked: false, seen: 0 }
+        Keepalive { timers, interval, timeout, timer, is_asked: false, seen: 0 }
     }
 
-    /// Ready when the client is taken for dead.
-    pub fn poll(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the client is taken for dead. So many bytes of it were received in all; `ping` asks it for more.
+    pub fn poll(&mut self, received: u64, ping: impl Fn(), cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Some(timer) = &mut self.timer else { return Poll::Pending };
             ready!(timer.as_mut().poll(cx));
-            let received = wire.received();
             let silent = received == self.seen;
             if silent && self.is_asked {
                 return Poll::Ready(());
@@ -45,9 +41,7 @@ impl Keepalive {
             self.seen = received;
             self.is_asked = silent;
             if silent {
-                // The last answer has to be taken before the next PING. If it is still on its way, no other is sent: it will do.
-                let _ = self.ping_pong.poll_pong(cx);
-                let _ = self.ping_pong.send_ping(Ping::opaque());
+                ping();
             }
             self.timer = Some(self.timers.sleep(if self.is_asked { self.timeout } else { self.interval }));
         }

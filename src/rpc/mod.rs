@@ -1,10 +1,10 @@
-//! From bytes on a socket to a call, and back. The only room that knows that HTTP/2 exists, so its library stays replaceable.
+//! From bytes on a socket to a call, and back. The only room that knows that HTTP/2 exists ([`crate::http2`] speaks it).
 //!
 //! ```text
 //! listen.rs     sockets -> connections           stream.rs     one type for TCP, unix, TLS and a simulator's pipes
 //! tls/          handshakes, certificate files    front.rs      what a connection speaks: sniff or ALPN, then ...
 //! http2.rs      ... one task per connection      http1.rs      ... or hyper's HTTP/1.1
-//! authority.rs  odd headers of older clients     frame_heads.rs  kinds of the frames that pass
+//! streams.rs    its streams, for those who answer
 //! keepalive.rs  clients that are gone without a word, and such as ask too often whether we are
 //! call.rs       one gRPC call on one stream      frame.rs      gRPC's length-prefixed messages, gzip
 //! sender.rs     our half of its stream           outlet.rs     a stream's replies on their way there
@@ -20,7 +20,6 @@
 //! a client panics; a handler that waits never keeps its connection from reading, writing or answering PINGs.
 
 mod allowance;
-mod authority;
 mod call;
 mod calls;
 mod check;
@@ -28,7 +27,6 @@ mod cluster;
 mod encode;
 pub mod endpoints;
 pub mod frame;
-mod frame_heads;
 pub mod front;
 pub mod grpc;
 mod health;
@@ -47,6 +45,7 @@ pub mod services;
 pub mod status;
 mod stop;
 pub mod stream;
+mod streams;
 pub mod timers;
 pub mod tls;
 pub mod watch;

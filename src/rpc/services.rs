@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use prost::Message;
 
 use super::calls::{self, Shape};
@@ -17,6 +16,7 @@ use super::{cluster, health, kv, lease, maintenance};
 use crate::config::Config;
 use crate::error::Error;
 use crate::host::Host;
+use crate::http2::Head;
 use crate::pb::etcdserverpb::{DefragmentRequest, HashRequest, RangeRequest, ResponseHeader, StatusRequest};
 use crate::raft::MemberId;
 use crate::server::Handle;
@@ -211,7 +211,7 @@ impl Api {
 
     /// Serves a stream of watches. One that asked for a leader ends when there has been none for three election timeouts.
     async fn watch(&self, call: &Call, requests: Requests, replies: Replies) -> Result<(), Status> {
-        let wants_leader = call.metadata.get("hasleader").is_some_and(|value| value == "true");
+        let wants_leader = call.head.get("hasleader") == Some(b"true");
         let leader_lost = async {
             if !wants_leader {
                 futures_lite::future::pending::<()>().await;
@@ -254,7 +254,7 @@ impl Api {
     }
 
     fn check_metadata(&self, call: &Call, shape: Shape) -> Result<(), Error> {
-        check_metadata(&call.metadata, shape, self.server.leader())
+        check_metadata(&call.head, shape, self.server.leader())
     }
 
     async fn answer(&self, method: Method, call: &Call, message: Bytes) -> Result<Reply, Status> {
@@ -309,10 +309,10 @@ impl Api {
 }
 
 /// What every call may be refused for: an unreadable version of the client, or a wish for a leader that is not there.
-fn check_metadata(metadata: &HeaderMap, shape: Shape, leader: Option<MemberId>) -> Result<(), Error> {
-    let version = metadata.get("client-api-version").map_or(Ok("unknown"), |version| std::str::from_utf8(version.as_bytes()));
+fn check_metadata(head: &Head, shape: Shape, leader: Option<MemberId>) -> Result<(), Error> {
+    let version = head.get("client-api-version").map_or(Ok("unknown"), std::str::from_utf8);
     calls::asked(shape, version.map_err(|_| Error::InvalidClientApiVersion)?);
-    if leader.is_none() && metadata.get("hasleader").is_some_and(|value| value == "true") {
+    if leader.is_none() && head.get("hasleader") == Some(b"true") {
         return Err(Error::NoLeader);
     }
     Ok(())

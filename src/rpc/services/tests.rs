@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
 use tempfile::TempDir;
 
 use super::super::grpc::{Peer, PeerAddr};
 use super::*;
 use crate::config::{self, Command, Program};
 use crate::host::Host;
+use crate::http2::Field;
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::response_op::Response;
@@ -43,19 +43,19 @@ impl Served {
 
     /// Asks a unary method.
     pub fn ask<M: Message + Default>(&self, path: &str, request: &impl Message) -> Result<M, Status> {
-        self.ask_with(path, request.encode_to_vec().into(), HeaderMap::new())
+        self.ask_with(path, request.encode_to_vec().into(), Head::default())
     }
 
-    fn ask_with<M: Message + Default>(&self, path: &str, message: Bytes, metadata: HeaderMap) -> Result<M, Status> {
-        let reply = self.reply(path, message, metadata)?;
+    fn ask_with<M: Message + Default>(&self, path: &str, message: Bytes, head: Head) -> Result<M, Status> {
+        let reply = self.reply(path, message, head)?;
         Ok(M::decode(reply).expect("the reply is of the method's type"))
     }
 
-    fn reply(&self, path: &str, message: Bytes, metadata: HeaderMap) -> Result<Bytes, Status> {
+    fn reply(&self, path: &str, message: Bytes, head: Head) -> Result<Bytes, Status> {
         let (service, method) = path.split_once('/').unwrap();
         let Route::Unary(id) = self.api.find(&format!("etcdserverpb.{service}"), method) else { panic!("{path} is not unary") };
         smol::block_on(async {
-            match self.api.clone().unary(id, call(metadata), message).await? {
+            match self.api.clone().unary(id, call(head), message).await? {
                 Reply::Whole(message) => Ok(message),
                 Reply::Pieces { total, pieces } => {
                     let pieces: Vec<Bytes> = futures_util::StreamExt::collect(pieces).await;
@@ -81,8 +81,13 @@ impl Drop for Served {
     }
 }
 
-fn call(metadata: HeaderMap) -> Call {
-    Call { metadata, peer: Arc::new(Peer { addr: PeerAddr::Local, tls: false, common_name: None }), deadline: None }
+fn head(name: &'static str, value: &'static [u8]) -> Head {
+    let field = Field { name: Bytes::from_static(name.as_bytes()), value: Bytes::from_static(value) };
+    Head { fields: vec![field], ..Head::default() }
+}
+
+fn call(head: Head) -> Call {
+    Call { head: Arc::new(head), peer: Arc::new(Peer { addr: PeerAddr::Local, tls: false, common_name: None }), deadline: None }
 }
 
 fn refused<M: std::fmt::Debug>(answer: Result<M, Status>) -> (Code, String) {
@@ -116,11 +121,9 @@ fn every_method_is_found_under_its_path_and_number() {
 
 #[test]
 fn metadata_is_checked() {
-    let metadata = |name: &'static str, value: &[u8]| {
-        HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())])
-    };
+    let metadata = |name: &'static str, value: &'static [u8]| head(name, value);
     let somebody = Some(MemberId(1));
-    assert_eq!(check_metadata(&HeaderMap::new(), Shape::Unary, None), Ok(()));
+    assert_eq!(check_metadata(&Head::default(), Shape::Unary, None), Ok(()));
     assert_eq!(check_metadata(&metadata("client-api-version", b"3.7"), Shape::Unary, None), Ok(()));
     assert_eq!(
         check_metadata(&metadata("client-api-version", b"3.\xff"), Shape::Unary, somebody),
@@ -134,8 +137,7 @@ fn metadata_is_checked() {
 #[test]
 fn a_message_that_cannot_be_decoded_is_refused_before_its_metadata() {
     let served = Served::new();
-    let bad_version =
-        HeaderMap::from_iter([(http::HeaderName::from_static("client-api-version"), HeaderValue::from_bytes(b"\xff").unwrap())]);
+    let bad_version = head("client-api-version", b"\xff");
     let cut = Bytes::from_static(b"\x0a\x05a");
     let (code, text) = refused(served.ask_with::<RangeResponse>("KV/Range", cut, bad_version.clone()));
     assert_eq!(code, Code::Internal);
@@ -158,7 +160,7 @@ fn a_range_is_encoded_as_the_generated_encoder_would() {
         RangeRequest { sort_order: SortOrder::Descend.into(), sort_target: SortTarget::Value.into(), ..all() },
         RangeRequest { key: "nothing".into(), ..RangeRequest::default() },
     ] {
-        let reply = served.reply("KV/Range", request.encode_to_vec().into(), HeaderMap::new()).unwrap();
+        let reply = served.reply("KV/Range", request.encode_to_vec().into(), Head::default()).unwrap();
         let decoded = RangeResponse::decode(reply.clone()).unwrap();
         assert_eq!(decoded.encode_to_vec(), reply, "{request:?}");
         let header = decoded.header.unwrap();
@@ -173,13 +175,13 @@ fn a_long_range_comes_in_pieces_that_make_the_same_answer() {
     for number in 0..100 {
         served.put(&format!("key-{number:02}"), vec![b'v'; 30_000 + number]);
     }
-    let reply = served.reply("KV/Range", all().encode_to_vec().into(), HeaderMap::new()).unwrap();
+    let reply = served.reply("KV/Range", all().encode_to_vec().into(), Head::default()).unwrap();
     assert!(reply.len() > 3_000_000, "more than is ever made at once");
     let decoded = RangeResponse::decode(reply.clone()).unwrap();
     assert_eq!((decoded.kvs.len(), decoded.count, decoded.more), (100, 100, false));
     assert!(decoded.kvs.iter().enumerate().all(|(number, kv)| kv.value.len() == 30_000 + number));
     assert_eq!(decoded.encode_to_vec(), reply);
-    let limited = served.reply("KV/Range", RangeRequest { limit: 99, ..all() }.encode_to_vec().into(), HeaderMap::new()).unwrap();
+    let limited = served.reply("KV/Range", RangeRequest { limit: 99, ..all() }.encode_to_vec().into(), Head::default()).unwrap();
     let decoded = RangeResponse::decode(limited).unwrap();
     assert_eq!((decoded.kvs.len(), decoded.count, decoded.more), (99, 100, true));
 }
@@ -244,7 +246,7 @@ fn checks_come_before_the_log() {
             "etcdserver: too many operations in txn request",
         ),
     ] {
-        let answer = served.reply(path, message.into(), HeaderMap::new());
+        let answer = served.reply(path, message.into(), Head::default());
         assert_eq!(refused(answer), (Code::InvalidArgument, text.to_owned()), "{path}");
     }
     assert_eq!(served.put("a", "2").header.unwrap().revision, before + 1);
@@ -432,7 +434,7 @@ fn health_knows_the_server_as_a_whole() {
     let served = Served::new();
     let ask = |service: &str| {
         let message = HealthCheckRequest { service: service.to_owned() }.encode_to_vec().into();
-        let answer = smol::block_on(served.api.clone().unary(Method::HealthCheck.id(), call(HeaderMap::new()), message));
+        let answer = smol::block_on(served.api.clone().unary(Method::HealthCheck.id(), call(Head::default()), message));
         answer.map(|reply| match reply {
             Reply::Whole(message) => HealthCheckResponse::decode(message).unwrap().status,
             Reply::Pieces { .. } => panic!("a status is short"),

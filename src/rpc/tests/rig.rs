@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,12 +16,13 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use smol::Executor;
+use tokio::io::ReadBuf;
 
 use crate::rpc::front::{Front, Offer, Protocol, Settings};
 use crate::rpc::grpc::{BoxFuture, Call, MethodId, Peer, PeerAddr, Replies, Reply, Requests, Route, Services};
 use crate::rpc::http::{Body, Endpoints};
 use crate::rpc::status::{Code, Status};
-use crate::rpc::stream::{Stream, Wire};
+use crate::rpc::stream::Stream;
 use crate::rpc::timers::Timers;
 
 /// Time that a test moves.
@@ -420,20 +421,42 @@ pub fn post(method: &str) -> http::request::Builder {
     Request::post(format!("http://server{method}")).header("content-type", "application/grpc")
 }
 
+/// A stream as the client's library wants it.
+pub struct Wire(pub Stream);
+
+impl tokio::io::AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 4096];
+        let most = buffer.remaining().min(bytes.len());
+        let count = ready!(Pin::new(&mut self.0).poll_read(cx, &mut bytes[..most]))?;
+        buffer.put_slice(&bytes[..count]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}
+
 impl Client {
     pub async fn over(stream: Stream, executor: &Executor<'static>) -> Client {
-        let wire = Wire::new(stream);
         let (requests, mut connection) =
-            h2::client::Builder::new().initial_connection_window_size(1024 * 1024).handshake(wire.clone()).await.unwrap();
+            h2::client::Builder::new().initial_connection_window_size(1024 * 1024).handshake(Wire(stream)).await.unwrap();
         let pings = Arc::new(Mutex::new(connection.ping_pong()));
         let ended = Arc::new(Mutex::new(None));
         let told = ended.clone();
         let drive = async move {
-            let result = poll_fn(|cx| {
-                wire.begin_turn();
-                Pin::new(&mut connection).poll(cx)
-            })
-            .await;
+            let result = poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await;
             *told.lock().unwrap() = Some(result.err());
         };
         executor.spawn(drive).detach();

@@ -5,10 +5,12 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
+use http::HeaderMap;
 use smol::Executor;
 
 use super::super::super::front::{Front, Offer, Protocol, Settings};
-use super::super::super::stream::{Stream, Wire};
+use super::super::super::stream::Stream;
+use super::super::super::tests::rig::Wire;
 use super::super::super::timers::SystemTimers;
 use super::*;
 
@@ -39,16 +41,10 @@ fn converse<T>(served: &Served, path: &str, talk: impl AsyncFnOnce(&mut Exchange
         let offer = Offer { services: Some(served.api.clone()), endpoints: None };
         let peer = Peer { addr: PeerAddr::Local, tls: false, common_name: None };
         executor.spawn(async move { front.serve(theirs, Protocol::Http2, peer, offer).await }).detach();
-        let wire = Wire::new(Stream::new(ours));
         // What the library puts up with unread depends on the window.
         let builder = h2::client::Builder::new().initial_connection_window_size(1 << 22).clone();
-        let (mut requests, connection) = builder.handshake(wire.clone()).await.unwrap();
-        let mut connection = Box::pin(connection);
-        let turns = std::future::poll_fn(move |cx| {
-            wire.begin_turn();
-            connection.as_mut().poll(cx)
-        });
-        executor.spawn(turns).detach();
+        let (mut requests, connection) = builder.handshake(Wire(Stream::new(ours))).await.unwrap();
+        executor.spawn(connection).detach();
         let request = http::Request::post(format!("http://there/{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
