@@ -1,12 +1,13 @@
 //! The map. Rooms in arrow order; a room may use the rooms to its right, never up or sideways:
 //!
 //! ```text
-//! main -> cli -> rpc -> server -+-> wal -> raft
-//!                               +-> lease
-//!                               +-> mvcc -> backend
+//! main -> cli -> rpc -+-> server -+-> wal -> raft
+//!                     |           +-> lease
+//!                     |           +-> mvcc -> backend
+//!                     +-> http2
 //! ```
 //!
-//! [`error`], [`pb`], [`config`], [`metrics`] and [`host`] are leaves for all of them; [`raft`] and [`lease`] are pure and use
+//! [`error`], [`pb`], [`config`], [`metrics`] and [`host`] are leaves for all of them; [`raft`], [`lease`] and [`http2`] are pure and use
 //! only the words of [`error`]. `tests/tidy.rs` holds the arrows.
 
 #![deny(missing_docs)]

@@ -320,7 +320,7 @@ impl<H> Connection<H> {
 
     fn take_headers(&mut self, head: FrameHead, payload: &[u8]) -> Outcome {
         let number = head.stream;
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             return broken(Reason::PROTOCOL_ERROR, "HEADERS on a stream that is none of a client");
         }
         let mut bytes = unpadded(head, payload)?;
@@ -575,7 +575,7 @@ impl<H> Connection<H> {
 
     /// A stream that has been begun, open or not.
     fn a_stream(&self, head: FrameHead) -> Result<u32, Broken> {
-        if head.stream == 0 || head.stream % 2 == 0 || head.stream > self.last {
+        if head.stream == 0 || head.stream.is_multiple_of(2) || head.stream > self.last {
             return Err(Broken { reason: Reason::PROTOCOL_ERROR, why: "a frame of a stream that was never begun" });
         }
         Ok(head.stream)
@@ -583,11 +583,11 @@ impl<H> Connection<H> {
 
     /// The client has made a mistake on a stream.
     fn refuse(&mut self, place: usize, reason: Reason) -> Outcome {
+        self.break_off(place, reason);
         self.mistakes += 1;
         if self.mistakes > MISTAKES {
             return broken(Reason::ENHANCE_YOUR_CALM, "too many mistakes on streams");
         }
-        self.break_off(place, reason);
         Ok(())
     }
 

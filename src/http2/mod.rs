@@ -12,7 +12,7 @@
 mod connection;
 mod frame;
 mod head;
-pub mod hpack;
+mod hpack;
 mod outgoing;
 mod stream;
 

@@ -182,7 +182,7 @@ impl Served {
 
     /// Asks a method the way the transport does.
     pub fn ask(&self, method: Method, message: Bytes) -> Result<Bytes, Status> {
-        let call = Call { metadata: http::HeaderMap::new(), peer: Arc::new(peer()), deadline: None };
+        let call = Call { head: Arc::default(), peer: Arc::new(peer()), deadline: None };
         future::block_on(async {
             match self.api.clone().unary(method.id(), call, message).await? {
                 Reply::Whole(message) => Ok(message),
