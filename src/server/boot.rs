@@ -22,10 +22,12 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::alarm::Alarms;
 use super::checkpoint::{Checkpointer, Stored};
+use super::command::Command;
 use super::compactor::Compactor;
 use super::handle::Handle;
 use super::inbox::{Ask, Inbox};
 use super::membership::{self, Member, Membership};
+use super::relaxed::{Class, MAX_UNSYNCED};
 use super::run::{FIRST_TERM, Loop, Parts, Settings, Thresholds};
 use super::shared::{LeaderLoss, Shared};
 use crate::backend::{self, Backend};
@@ -35,7 +37,7 @@ use crate::host::{Disk, Host};
 use crate::lease::{self, LeaseId, Lessor};
 use crate::mvcc::Store;
 use crate::mvcc::watch::Hub;
-use crate::raft::{self, Core, Entry, EntryKind, HardState, Index, LogId, MemberId, Restored};
+use crate::raft::{self, Core, Entry, EntryKind, HardState, Index, LogId, MemberId, Restored, Term};
 use crate::wal::{self, Wal};
 
 /// How long a start waits for a process that is just leaving the data directory.
@@ -376,6 +378,7 @@ fn settings(config: &Config, tuning: Tuning) -> Settings {
         warning_apply: config.warning_apply_duration,
         election_timeout: config.election_timeout,
         leave_wait: tuning.leave_wait,
+        relaxed: config.relaxed.as_ref().map(|relaxed| (Class::new(relaxed), relaxed.interval)),
     }
 }
 
@@ -387,8 +390,12 @@ struct Log {
 }
 
 fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored, tuning: Tuning) -> Result<Log, Fault> {
-    let options =
-        wal::Options { segment_bytes: tuning.wal_segment_bytes, no_fsync: config.unsafe_no_fsync, ..wal::Options::default() };
+    let options = wal::Options {
+        segment_bytes: tuning.wal_segment_bytes,
+        no_fsync: config.unsafe_no_fsync,
+        max_unsynced: if config.relaxed.is_some() { MAX_UNSYNCED } else { 0 },
+        ..wal::Options::default()
+    };
     if !Wal::exists(host, &dirs.wal)? {
         if stored.identity.is_some() {
             return Err(Fault::new(format!(
@@ -407,7 +414,8 @@ fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored, tuning: 
     }
     let (wal, recovered) = Wal::open(host, &dirs.wal, stored.identity, stored.applied.index, options)?;
     if let Some((path, at)) = &recovered.torn {
-        log::warn!("cut an unfinished write off {} at byte {at}: it was never acknowledged", path.display());
+        let what = if recovered.may_have_lost > 0 { "it was never synced" } else { "it was never acknowledged" };
+        log::warn!("cut an unfinished write off {} at byte {at}: {what}", path.display());
     }
     if recovered.last.index == Index(0) {
         // The first start was cut short before its first write.
@@ -426,7 +434,36 @@ fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored, tuning: 
             stored.applied
         )));
     }
-    Ok(Log { wal, identity: recovered.identity, hard_state: recovered.hard_state, entries: recovered.entries })
+    let may_have_lost = recovered.may_have_lost;
+    let mut log = Log { wal, identity: recovered.identity, hard_state: recovered.hard_state, entries: recovered.entries };
+    if may_have_lost > 0 {
+        log.skip_revisions(recovered.last, may_have_lost)?;
+    }
+    Ok(log)
+}
+
+impl Log {
+    /// Entries of the relaxed class may be missing behind `last`, `count` at the most, and clients may have seen what they did. Their
+    /// revisions are not given out again: the log says that it goes on so much higher, before it takes anything else, so that every
+    /// start counts alike. A voter that is alone may do so: it is the leader of a term of its own, in which this is the only entry.
+    fn skip_revisions(&mut self, last: LogId, count: u32) -> Result<(), Fault> {
+        log::warn!(
+            "the last run did not end in good order: writes of the relaxed class may be lost if the power failed; revisions go on {count} higher"
+        );
+        let id = LogId { term: Term(self.hard_state.term.0 + 1), index: Index(last.index.0 + 1) };
+        let entry = Entry { id, kind: EntryKind::Normal, data: Command::SkipRevisions(count).encode(0) };
+        let hard_state = HardState { term: id.term, vote: Some(MemberId(self.identity.member_id)), commit: id.index };
+        match self.wal.append(Some(hard_state), std::slice::from_ref(&entry)) {
+            Ok(_) => {}
+            Err(wal::AppendError::Full) => {
+                return Err(Fault::new("the disk is full: there is no room in the WAL to go on from where it was cut"));
+            }
+            Err(wal::AppendError::Fault(fault)) => return Err(fault),
+        }
+        self.hard_state = hard_state;
+        self.entries.push(entry);
+        Ok(())
+    }
 }
 
 /// Writes the log's first entries: the members that `--initial-cluster` names.

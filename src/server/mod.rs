@@ -15,6 +15,7 @@ mod compactor;
 mod handle;
 mod inbox;
 mod membership;
+mod relaxed;
 mod run;
 mod shared;
 #[cfg(test)]
