@@ -346,7 +346,7 @@ impl Wal {
         if !fits || renew {
             match self.rotate(payload) {
                 // A disk without room for another layout has to go on with the one it has.
-                Err(AppendError::Full) if fits => {}
+                Err(AppendError::Full) if renew => return self.append_frame(then, payload),
                 rotated => {
                     let sync = rotated?;
                     return Ok(Appended { bytes: self.current.next_sector(), sync });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smol::block_on;
+use smol::future::poll_once;
 
 use super::super::{Handle, Server};
 use super::rig::{Rig, delete, get, put, put_request, written_at};
@@ -88,6 +89,33 @@ fn a_strict_write_keeps_everything_before_it() {
         assert_eq!(handle.leases(), [7]);
         assert!(get(&handle, "strict").is_some() && get(&handle, "r/4").is_some());
         assert!(handle.revision() >= revision, "seed {seed}");
+        stop(server);
+    }
+}
+
+/// When the end of the lease is proposed, the key is in the log and not yet on it.
+#[test]
+fn the_end_of_a_lease_is_strict_while_a_strict_key_may_be_on_its_way_to_it() {
+    for seed in 0..10 {
+        let rig = relaxed(seed);
+        let server = rig.start().unwrap();
+        let handle = server.handle();
+        block_on(handle.lease_grant(LeaseGrantRequest { id: 7, ttl: 1000 })).unwrap();
+        put(&handle, "strict", "").unwrap();
+        rig.disk.hold_syncs();
+        let mut put = Box::pin(handle.put(put_request("leased", "", 7)));
+        assert!(block_on(poll_once(&mut put)).is_none());
+        rig.disk.await_held_sync();
+        let mut end = Box::pin(handle.lease_revoke(7));
+        assert!(block_on(poll_once(&mut end)).is_none());
+        // When this is answered, the loop has proposed it.
+        block_on(handle.defragment()).unwrap();
+        rig.disk.let_go();
+        block_on(put).unwrap();
+        block_on(end).unwrap();
+        drop(handle);
+        let server = cut(&rig, server);
+        assert_eq!(get(&server.handle(), "leased"), None, "seed {seed}");
         stop(server);
     }
 }
