@@ -88,7 +88,17 @@ impl Writer {
                 for_helper.give_back(chore.run());
             }
         })?;
-        let owner = Owner { wal, shared: shared.clone(), observer, report, chores, stalled: false, done: 0, unsynced_bytes: 0 };
+        let owner = Owner {
+            wal,
+            shared: shared.clone(),
+            observer,
+            report,
+            chores,
+            stalled: false,
+            done: 0,
+            waits: false,
+            unsynced_bytes: 0,
+        };
         let thread = spawn("wal", move || {
             owner.run();
             // The owner dropped its end of the channel, so the helper comes to an end too.
@@ -307,6 +317,8 @@ struct Owner {
     stalled: bool,
     /// The last ticket of which everything is written, and durable if it has to be.
     done: u64,
+    /// A frame is written and not yet reported as durable.
+    waits: bool,
     /// Bytes written since the last sync.
     unsynced_bytes: u64,
 }
@@ -349,8 +361,9 @@ impl Owner {
         self.wal.end()
     }
 
+    /// Makes everything durable that was written, and tells; if that was told already, nothing.
     fn sync(&mut self) -> Result<(), Fault> {
-        if !self.wal.is_synced() {
+        if self.waits {
             self.shared.busy_since.store(self.shared.now_nanos(), Ordering::Relaxed);
             let sync = self.wal.sync()?;
             self.shared.busy_since.store(0, Ordering::Relaxed);
@@ -404,7 +417,7 @@ impl Owner {
     }
 
     fn synced(&mut self, appended: Appended) {
-        self.stalled = false;
+        (self.stalled, self.waits) = (false, false);
         self.shared.last_sync.store(nanos(appended.sync), Ordering::Relaxed);
         self.shared.unsynced_since.store(0, Ordering::Relaxed);
         self.shared.synced_to.store(self.wal.last().index.0, Ordering::Relaxed);
@@ -418,7 +431,7 @@ impl Owner {
 
     /// A frame is written that waits for a sync.
     fn written(&mut self) {
-        self.stalled = false;
+        (self.stalled, self.waits) = (false, true);
         let since = &self.shared.unsynced_since;
         // Only this thread writes it.
         if since.load(Ordering::Relaxed) == 0 {
@@ -442,6 +455,8 @@ impl Owner {
                 Err(AppendError::Fault(fault)) => return Err(fault),
                 Err(AppendError::Full) => {}
             }
+            // Who waits for this may be the one who makes room.
+            self.sync()?;
             if !self.stalled {
                 self.stalled = true;
                 (self.report)(Report::Stalled);
