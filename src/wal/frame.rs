@@ -1,6 +1,6 @@
-//! Frames: the unit of append, one for each sync.
+//! Frames: the unit of append. One for each sync, or of a relaxed class several.
 //!
-//! A frame is a header, a payload of records and zeros up to a whole sector. Its CRC covers all of that, names the segment (by
+//! A frame is a header, a payload of records and zeros up to a whole sector, or unit of a relaxed class. Its CRC covers all of that, names the segment (by
 //! nonce) and the frame before (by that one's CRC: the chain), so a frame is valid in one place only. A seal is a frame without
 //! payload that ends a segment: it says that the next segment exists.
 
