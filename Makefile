@@ -93,7 +93,7 @@ linear: toolchain
 # a WAL and DAMAGE_CASES bits of every page of LMDB's file are flipped; the stores' models see RUNS runs each.
 RUNS ?= 2000
 crash-disk: toolchain
-	$(CARGO) test --locked --lib -- --ignored --nocapture server::tests::each_io server::tests::damaged_wal backend::tests::a_file_with_many
+	$(CARGO) test --locked --lib -- --ignored --nocapture server::tests::each_io server::tests::relaxed server::tests::damaged_wal backend::tests::a_file_with_many
 	RUNS=$(RUNS) $(CARGO) test --locked --lib -- --nocapture mvcc::tests::the_store_answers
 	RUNS=$(RUNS) $(CARGO) test --locked --test tests -- --nocapture lease::no_lease_expires
 

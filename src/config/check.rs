@@ -9,8 +9,8 @@ use log::LevelFilter;
 
 use super::table::LowArgs;
 use super::url::{Origins, Url, Urls};
-use super::value::{ClusterState, FallbackProxy, Gates, Nanos, Set, duration, quote, show_duration};
-use super::{AutoCompaction, Config, ListenUrl, Log, Notice, Program, bootstrap, tls};
+use super::value::{ClusterState, FallbackProxy, Gates, List, Nanos, Set, duration, quote, show_duration};
+use super::{AutoCompaction, Config, ListenUrl, Log, Notice, Program, Relaxed, bootstrap, tls};
 
 /// What the check needs besides the values.
 pub struct Context {
@@ -25,6 +25,7 @@ const CLIENT_DEFAULT: &str = "http://localhost:2379";
 const DEFAULT_NAME: &str = "default";
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const DEFAULT_QUOTA: u64 = 2 << 30;
+const RELAXED_INTERVAL: Nanos = Nanos(10_000_000_000);
 const LARGE_QUOTA: u64 = 8 << 30;
 const LARGE_REQUEST: usize = 10 << 20;
 const MOST_ELECTION_MS: u64 = 50_000;
@@ -171,6 +172,7 @@ pub fn config(low: LowArgs, log: Log, context: &Context, notices: &mut Vec<Notic
         initial_corrupt_check: low.initial_corrupt_check.unwrap_or(false) || gates.enabled("InitialCorruptCheck"),
         corrupt_check_time: span(low.corrupt_check_time, Duration::ZERO),
         unsafe_no_fsync: low.unsafe_no_fsync.unwrap_or(false),
+        relaxed: relaxed(&low, notices)?,
         max_learners: size("max-learners", low.max_learners.map_or(1, |n| u64::try_from(n).unwrap_or(0)))?,
         name,
         log,
@@ -418,6 +420,26 @@ fn warn_of_danger(low: &LowArgs, notices: &mut Vec<Notice>) {
     if low.force_new_cluster == Some(true) {
         notices.push(Notice::warn("--force-new-cluster has nothing to do: this member is alone in its cluster"));
     }
+}
+
+fn relaxed(low: &LowArgs, notices: &mut Vec<Notice>) -> Result<Option<Relaxed>, String> {
+    let interval = low.relaxed_interval.unwrap_or(RELAXED_INTERVAL);
+    if interval.0 <= 0 {
+        return Err(format!("--relaxed-interval must be >0 (set to {})", show_duration(interval)));
+    }
+    let prefixes = low.relaxed_prefixes.clone().map_or_else(Vec::new, |List(prefixes)| prefixes);
+    let leases = low.relaxed_leases.unwrap_or(false);
+    if prefixes.is_empty() {
+        if leases {
+            notices.push(Notice::warn("--relaxed-leases has no effect without --relaxed-prefixes"));
+        }
+        return Ok(None);
+    }
+    let notice =
+        Notice::warn("writes to these keys are acknowledged before they are synced; a power cut may lose the latest of them");
+    let notice = notice.with("relaxed-prefixes", &prefixes.join(",")).with("relaxed-leases", &leases.to_string());
+    notices.push(notice.with("relaxed-interval", &show_duration(interval)));
+    Ok(Some(Relaxed { prefixes, leases, interval: interval.span() }))
 }
 
 fn quota(bytes: i64, notices: &mut Vec<Notice>) -> Option<u64> {

@@ -276,6 +276,8 @@ pub struct Config {
     pub unsafe_no_fsync: bool,
     /// `--max-learners`
     pub max_learners: usize,
+    /// `--relaxed-prefixes` and what belongs to it; none: every write is synced before it is acknowledged.
+    pub relaxed: Option<Relaxed>,
     /// How and where to log.
     pub log: Log,
     /// What to say once in the log: ignored flags, adjusted values.
@@ -364,6 +366,17 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// All but so many latest revisions.
     Revision(i64),
+}
+
+/// Writes that may be acknowledged before they are synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relaxed {
+    /// `--relaxed-prefixes`: those to keys that begin with one of these. Not empty, and none of them is.
+    pub prefixes: Vec<String>,
+    /// `--relaxed-leases`: and grants of leases, and the ends of those that hold no other keys.
+    pub leases: bool,
+    /// `--relaxed-interval`: they are synced at the latest after so long. Not zero.
+    pub interval: Duration,
 }
 
 /// `--logger`, `--log-level`, `--log-format`, `--log-outputs`.

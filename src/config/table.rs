@@ -290,6 +290,11 @@ flags! {
         "bootstrap-defrag-threshold-megabytes" bootstrap_defrag_threshold_megabytes: u64 = "0", "defragment at the start if it frees as much.", inert "space is freed while running";
         "max-learners" max_learners: i64 = "1", "most learners in the cluster.";
     }
+    "Relaxed durability (not in etcd)" {
+        "relaxed-prefixes" relaxed_prefixes: List = "", "acknowledge writes to keys that begin so before they are synced: a power cut may lose the latest of them, and nothing else. Spares flash; for node leases, leader election and events. Empty for none.";
+        "relaxed-leases" relaxed_leases: bool = "false", "with --relaxed-prefixes, the same for grants of leases, and for the ends of leases that hold no other keys.";
+        "relaxed-interval" relaxed_interval: Nanos = "10s", "longest time until such writes are synced.";
+    }
     "Unsafe" {
         "force-new-cluster" force_new_cluster: bool = "false", "drop all other members and go on alone with this one's data.";
         "unsafe-no-fsync" unsafe_no_fsync: bool = "false", "do not wait for the disk. A power cut then loses data.";

@@ -326,6 +326,23 @@ fn the_shortest_lease_follows_the_flags_or_is_etcds() {
 }
 
 #[test]
+fn the_relaxed_class_is_empty_unless_prefixes_are_named() {
+    assert_eq!(config_of(&[]).relaxed, None);
+    let alone = config_of(&["--relaxed-leases", "--relaxed-interval=1s"]);
+    assert_eq!(alone.relaxed, None);
+    assert!(alone.notices.iter().any(|notice| notice.message == "--relaxed-leases has no effect without --relaxed-prefixes"));
+    assert_eq!(config_of(&["--relaxed-prefixes=,"]).relaxed, None, "no prefix is empty, or all keys would be meant");
+    let named = config_of(&["--relaxed-prefixes=/registry/leases/,/registry/events/", "--relaxed-leases"]);
+    let prefixes = vec!["/registry/leases/".to_owned(), "/registry/events/".to_owned()];
+    assert_eq!(named.relaxed, Some(Relaxed { prefixes, leases: true, interval: Duration::from_secs(10) }));
+    let file = yaml_config("relaxed-prefixes: [a/, b/]\nrelaxed-interval: 500ms\n");
+    let prefixes = vec!["a/".to_owned(), "b/".to_owned()];
+    assert_eq!(file.relaxed, Some(Relaxed { prefixes, leases: false, interval: Duration::from_millis(500) }));
+    let refused = Cause::Flags("--relaxed-interval must be >0 (set to 0s)".into());
+    assert_eq!(cause_of(&["--relaxed-prefixes=a", "--relaxed-interval=0s"], &[]), refused);
+}
+
+#[test]
 fn one_timeout_alone_keeps_the_other_in_proportion() {
     let config = config_of(&["--election-timeout=1000"]);
     assert_eq!((config.heartbeat_interval, config.election_timeout), (Duration::from_millis(100), Duration::from_secs(1)));

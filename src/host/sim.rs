@@ -202,6 +202,22 @@ impl Content {
         std::mem::take(&mut self.dirty).into_iter().for_each(|dirty| dirty.apply(&mut self.durable));
     }
 
+    /// What was written last is durable. What was written before and not synced is as it was.
+    fn sync_last(&mut self) {
+        if let Some(last) = self.dirty.pop() {
+            last.apply(&mut self.durable);
+        }
+    }
+
+    /// Whether any of these bytes is written and not synced.
+    fn is_dirty(&self, offset: u64, len: usize) -> bool {
+        let overlaps = |dirty: &Dirty| match dirty {
+            Dirty::Write(at, data) => (*at as u64) < offset + len as u64 && offset < (at + data.len()) as u64,
+            Dirty::SetLen(_) => false,
+        };
+        self.dirty.iter().any(overlaps)
+    }
+
     /// A failed sync. The pages are called clean now: readers still see them, the disk never may.
     fn fail_sync(&mut self, random: &SimRandom) {
         let live = self.live.clone();
@@ -594,12 +610,12 @@ impl SimFile {
         Ok(crashed)
     }
 
-    fn sync(&self, state: &mut State) -> io::Result<()> {
+    fn sync(&self, state: &mut State, what: impl FnOnce(&mut Content)) -> io::Result<()> {
         let works = state.sync_works();
         let random = state.random();
         let content = &mut state.files[self.file];
         if works {
-            content.sync();
+            what(content);
             Ok(())
         } else {
             content.fail_sync(&random);
@@ -631,12 +647,11 @@ impl File for SimFile {
         }
         let mut state = self.hold(state);
         state.counts.syncs += 1;
-        // What the page cache has of this file goes first.
-        state.files[self.file].sync();
+        assert!(!state.files[self.file].is_dirty(offset, buf.len()), "a direct write goes only to what is durable");
         if self.write(&mut state, buf, offset)? {
             return state.alive().map(|()| true);
         }
-        self.sync(&mut state).map(|()| true)
+        self.sync(&mut state, Content::sync_last).map(|()| true)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -645,7 +660,7 @@ impl File for SimFile {
         if state.change()? {
             return state.alive();
         }
-        self.sync(&mut state)
+        self.sync(&mut state, Content::sync)
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -90,11 +90,12 @@ pub enum Op {
     ClusterVersionSet,
     ClusterMemberAttrSet,
     MemberUpdate,
+    SkipRevisions,
 }
 
 impl Op {
     /// All of them; an operation's number is its place.
-    pub const ALL: [Op; 11] = [
+    pub const ALL: [Op; 12] = [
         Op::Put,
         Op::DeleteRange,
         Op::Txn,
@@ -106,6 +107,7 @@ impl Op {
         Op::ClusterVersionSet,
         Op::ClusterMemberAttrSet,
         Op::MemberUpdate,
+        Op::SkipRevisions,
     ];
 
     /// The value of the label `op`.
@@ -122,6 +124,7 @@ impl Op {
             Op::ClusterVersionSet => "ClusterVersionSet",
             Op::ClusterMemberAttrSet => "ClusterMemberAttrSet",
             Op::MemberUpdate => "MemberUpdate",
+            Op::SkipRevisions => "SkipRevisions",
         }
     }
 }

@@ -103,6 +103,11 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
+    /// Goes on so many revisions higher, without a change in them.
+    pub fn skip(&mut self, revisions: u32) {
+        self.state.current += i64::from(revisions);
+    }
+
     /// Runs a transaction: compares, then the operations of the branch taken.
     ///
     /// # Errors

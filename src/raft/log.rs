@@ -216,7 +216,7 @@ impl Log {
         self.emitted < self.committed.min(self.durable)
     }
 
-    /// The entries to apply next. They are durable here, so that a checkpoint never runs ahead of the WAL.
+    /// The entries to apply next. They are durable here, so that what is applied never runs ahead of the WAL.
     pub(super) fn take_committed(&mut self) -> Vec<Entry> {
         let to = self.committed.min(self.durable);
         let entries = self.between(self.emitted, to).cloned().collect();

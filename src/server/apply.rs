@@ -135,6 +135,10 @@ impl Run<'_> {
                 let mut members = self.members();
                 Ok(members.update(id, urls).map(|()| Response::Members(members.list())))
             }
+            Command::SkipRevisions(count) => {
+                self.batch.skip(count);
+                Ok(Ok(self.done()))
+            }
         }
     }
 

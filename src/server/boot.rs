@@ -26,7 +26,9 @@ use super::compactor::Compactor;
 use super::handle::Handle;
 use super::inbox::{Ask, Inbox};
 use super::membership::{self, Member, Membership};
-use super::run::{FIRST_TERM, Loop, Parts, Settings, Thresholds};
+use super::open_log::{Log, open_log};
+use super::relaxed::Class;
+use super::run::{Loop, Parts, Settings, Thresholds};
 use super::shared::{LeaderLoss, Shared};
 use crate::backend::{self, Backend};
 use crate::config::Config;
@@ -35,8 +37,8 @@ use crate::host::{Disk, Host};
 use crate::lease::{self, LeaseId, Lessor};
 use crate::mvcc::Store;
 use crate::mvcc::watch::Hub;
-use crate::raft::{self, Core, Entry, EntryKind, HardState, Index, LogId, MemberId, Restored};
-use crate::wal::{self, Wal};
+use crate::raft::{self, Core, MemberId, Restored};
+use crate::wal;
 
 /// How long a start waits for a process that is just leaving the data directory.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -234,12 +236,12 @@ impl Server {
     }
 }
 
-struct Dirs {
+pub(super) struct Dirs {
     data: PathBuf,
     member: PathBuf,
-    snap: PathBuf,
+    pub snap: PathBuf,
     db: PathBuf,
-    wal: PathBuf,
+    pub wal: PathBuf,
 }
 
 impl Dirs {
@@ -266,7 +268,7 @@ impl Dirs {
 impl Dirs {
     /// Before the first acknowledgement, every directory on the way to the WAL and the checkpoint has to have its name on disk. A
     /// start that was killed may have made them and not synced them, so all are synced that could be new.
-    fn make_names_durable(&self, disk: &dyn Disk) -> Result<(), Fault> {
+    pub fn make_names_durable(&self, disk: &dyn Disk) -> Result<(), Fault> {
         let mut dirs: Vec<&Path> = [&self.snap, &self.wal].into_iter().flat_map(|dir| dir.ancestors()).collect();
         dirs.sort_unstable();
         dirs.dedup();
@@ -376,84 +378,12 @@ fn settings(config: &Config, tuning: Tuning) -> Settings {
         warning_apply: config.warning_apply_duration,
         election_timeout: config.election_timeout,
         leave_wait: tuning.leave_wait,
+        relaxed: config.relaxed.as_ref().map(|relaxed| (Class::new(relaxed), relaxed.interval)),
     }
 }
 
-struct Log {
-    wal: Wal,
-    identity: wal::Identity,
-    hard_state: HardState,
-    entries: Vec<Entry>,
-}
-
-fn open_log(config: &Config, host: &Host, dirs: &Dirs, stored: &Stored, tuning: Tuning) -> Result<Log, Fault> {
-    let options =
-        wal::Options { segment_bytes: tuning.wal_segment_bytes, no_fsync: config.unsafe_no_fsync, ..wal::Options::default() };
-    if !Wal::exists(host, &dirs.wal)? {
-        if stored.identity.is_some() {
-            return Err(Fault::new(format!(
-                "{} holds no WAL, but the checkpoint in {} was written beside one: writes may be missing. Put the WAL back (is \
-                 --wal-dir right?), or delete the data directory to start with an empty store",
-                dirs.wal.display(),
-                dirs.snap.display()
-            )));
-        }
-        let (identity, _) = first_members(config)?;
-        if !config.unsafe_no_fsync {
-            dirs.make_names_durable(&*host.disk)?;
-        }
-        let wal = Wal::create(host, &dirs.wal, identity, LogId::default(), options)?;
-        return bootstrap(config, wal, identity);
-    }
-    let (wal, recovered) = Wal::open(host, &dirs.wal, stored.identity, stored.applied.index, options)?;
-    if let Some((path, at)) = &recovered.torn {
-        log::warn!("cut an unfinished write off {} at byte {at}: it was never acknowledged", path.display());
-    }
-    if recovered.last.index == Index(0) {
-        // The first start was cut short before its first write.
-        if !config.unsafe_no_fsync {
-            dirs.make_names_durable(&*host.disk)?;
-        }
-        return bootstrap(config, wal, recovered.identity);
-    }
-    if recovered.last.index < stored.applied.index {
-        return Err(Fault::new(format!(
-            "the WAL in {} ends at {}, but the checkpoint in {} holds everything up to {}: they are not of one time. Put both \
-             back from the same moment",
-            dirs.wal.display(),
-            recovered.last,
-            dirs.snap.display(),
-            stored.applied
-        )));
-    }
-    Ok(Log { wal, identity: recovered.identity, hard_state: recovered.hard_state, entries: recovered.entries })
-}
-
-/// Writes the log's first entries: the members that `--initial-cluster` names.
-fn bootstrap(config: &Config, mut wal: Wal, identity: wal::Identity) -> Result<Log, Fault> {
-    let (named, members) = first_members(config)?;
-    if named != identity {
-        return Err(Fault::new(format!(
-            "the WAL was begun for {identity}, and the flags now name {named}: delete the data directory, or put the flags back"
-        )));
-    }
-    let entry = |(n, member): (usize, &Member)| Entry {
-        id: LogId { term: FIRST_TERM, index: Index(n as u64 + 1) },
-        kind: EntryKind::ConfChange,
-        data: membership::encode_add(member),
-    };
-    let entries: Vec<Entry> = members.list().iter().enumerate().map(entry).collect();
-    let hard_state = HardState { term: FIRST_TERM, vote: None, commit: Index(entries.len() as u64) };
-    match wal.append(Some(hard_state), &entries) {
-        Ok(_) => Ok(Log { wal, identity, hard_state, entries }),
-        Err(wal::AppendError::Full) => {
-            Err(Fault::new(format!("{} is full: there is no room for the first entry", config.data_dir.display())))
-        }
-        Err(wal::AppendError::Fault(fault)) => Err(fault),
-    }
-}
-
-fn first_members(config: &Config) -> Result<(wal::Identity, Membership), Fault> {
+/// This member's ids, and the members that `--initial-cluster` names.
+pub(super) fn first_members(config: &Config) -> Result<(wal::Identity, Membership), Fault> {
     if config.join_existing || config.initial_cluster.len() != 1 {
         return Err(Fault::new(
             "clusters of several members are not there yet: --initial-cluster must name this member alone, with \

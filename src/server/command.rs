@@ -10,7 +10,7 @@ use crate::metrics::Op;
 use crate::pb::etcdserverpb::{
     AlarmRequest, ClusterVersionSetRequest, CompactionRequest, DeleteRangeRequest, InternalRaftRequest, LeaseCheckpointRequest,
     LeaseGrantRequest, LeaseRevokeRequest, MemberAttrSetRequest, MemberUpdateRequest, PutRequest, RequestHeader, RequestOp,
-    TxnRequest, request_op,
+    SkipRevisionsRequest, TxnRequest, request_op,
 };
 use crate::raft::MemberId;
 
@@ -30,6 +30,8 @@ pub enum Command {
     MemberAttributes(MemberAttrSetRequest),
     /// New peer URLs of a member. Changes no vote, so it needs no change of Raft's configuration.
     MemberUpdate(MemberId, Vec<String>),
+    /// So many revisions may have been given out and lost with the power: they are not given out again.
+    SkipRevisions(u32),
 }
 
 // Field numbers of etcd's log entry, and above 2000 our own.
@@ -45,6 +47,7 @@ const HEADER: u32 = 100;
 const CLUSTER_VERSION: u32 = 1300;
 const MEMBER_ATTRIBUTES: u32 = 1301;
 const MEMBER_UPDATE: u32 = 2000;
+const SKIP_REVISIONS: u32 = 2001;
 
 impl Command {
     /// The entry's bytes. `request_id` tells proposals apart.
@@ -64,6 +67,7 @@ impl Command {
             Command::MemberUpdate(id, urls) => {
                 encode(&header, MEMBER_UPDATE, &MemberUpdateRequest { id: id.0, peer_ur_ls: urls.clone() })
             }
+            Command::SkipRevisions(count) => encode(&header, SKIP_REVISIONS, &SkipRevisionsRequest { count: *count }),
         }
     }
 
@@ -88,6 +92,7 @@ impl Command {
             .or_else(|| entry.cluster_version_set.map(Command::ClusterVersion))
             .or_else(|| entry.member_attr_set.map(Command::MemberAttributes))
             .or_else(|| entry.member_update.map(|m| Command::MemberUpdate(MemberId(m.id), m.peer_ur_ls)))
+            .or_else(|| entry.skip_revisions.map(|m| Command::SkipRevisions(m.count)))
             .ok_or_else(|| unreadable("no known command in it"))
     }
 
@@ -119,7 +124,8 @@ impl Command {
             | Command::Alarm(_)
             | Command::ClusterVersion(_)
             | Command::MemberAttributes(_)
-            | Command::MemberUpdate(..) => false,
+            | Command::MemberUpdate(..)
+            | Command::SkipRevisions(_) => false,
         }
     }
 
@@ -137,6 +143,7 @@ impl Command {
             Command::ClusterVersion(_) => Op::ClusterVersionSet,
             Command::MemberAttributes(_) => Op::ClusterMemberAttrSet,
             Command::MemberUpdate(..) => Op::MemberUpdate,
+            Command::SkipRevisions(_) => Op::SkipRevisions,
         }
     }
 }
@@ -202,6 +209,7 @@ mod tests {
                 member_attributes: Some(MemberAttributes::default()),
             }),
             Command::MemberUpdate(MemberId(5), vec!["http://h:2380".into()]),
+            Command::SkipRevisions(1000),
         ];
         for command in commands {
             assert_eq!(Command::decode(command.encode(u64::MAX)).unwrap(), command);

@@ -17,12 +17,13 @@ use super::command::Command;
 use super::compactor::Compactor;
 use super::handle::Response;
 use super::inbox::{Ask, Proposal, Queues, Reply};
+use super::relaxed::{Class, RelaxedEnd};
 use super::shared::Shared;
 use crate::error::{Error, Fault};
 use crate::metrics;
 use crate::mvcc::Answer;
 use crate::pb::etcdserverpb::{CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
-use crate::raft::{Core, Effects, Entry, EntryKind, Event, Index, LogId, PersistSeq, ProposeError, Term};
+use crate::raft::{Core, Effects, Entry, EntryKind, Event, Index, LogId, PersistSeq, ProposeError, Term, Unsynced};
 use crate::wal;
 
 /// Entries applied per hold of the store: readers wait for one such run at the most.
@@ -53,6 +54,8 @@ pub(super) struct Settings {
     pub election_timeout: Duration,
     /// How long the threads that wait for the disk may take when the process ends.
     pub leave_wait: Duration,
+    /// What may be acknowledged before it is synced, and when it is at the latest.
+    pub relaxed: Option<(Class, Duration)>,
 }
 
 /// A checkpoint is written when one of these is reached.
@@ -80,6 +83,9 @@ pub(super) struct Loop {
     pending: VecDeque<Pending>,
     /// Batches with the WAL: its ticket and Raft's number.
     persisting: VecDeque<(u64, PersistSeq)>,
+    relaxed_end: RelaxedEnd,
+    /// The last entry that a power cut cannot take.
+    synced: Index,
     reads: Reads,
     checkpoint: CheckpointState,
     /// Who waits until compactions up to a revision have left nothing on disk.
@@ -132,6 +138,8 @@ struct CheckpointState {
     blocked_wait: Duration,
     /// Lease changes of one that found no room.
     leases: LeaseChanges,
+    /// What to write once the log is synced as far as it reaches: a checkpoint is never ahead of the log.
+    unsynced: Option<Box<Snapshot>>,
 }
 
 /// Everything that [`Loop::new`] takes over from the start.
@@ -152,6 +160,8 @@ impl Loop {
     pub fn new(parts: Parts) -> Loop {
         let Parts { shared, settings, core, wal, checkpointer, compactor, applied, lock, ready } = parts;
         let now = shared.host.clock.now();
+        // What a start has read is durable.
+        let synced = core.last().index;
         Loop {
             applier: Applier::new(shared.clone()),
             settings,
@@ -161,6 +171,8 @@ impl Loop {
             compactor,
             pending: VecDeque::new(),
             persisting: VecDeque::new(),
+            relaxed_end: RelaxedEnd::default(),
+            synced,
             reads: Reads::default(),
             checkpoint: CheckpointState { written: applied, written_at: now, ..CheckpointState::default() },
             scrubs: Vec::new(),
@@ -239,16 +251,13 @@ impl Loop {
                 Ok(())
             }
             Ask::Wal(wal::Report::Synced(synced)) => {
-                self.shared.wal_full.store(false, Ordering::Relaxed);
-                let mut durable = None;
-                while let Some((ticket, seq)) = self.persisting.front()
-                    && *ticket <= synced.ticket
-                {
-                    durable = Some(*seq);
-                    self.persisting.pop_front();
+                self.synced = synced.last.index;
+                if let Some(snapshot) = self.checkpoint.unsynced.take_if(|snapshot| snapshot.applied.index <= self.synced) {
+                    self.checkpointer.submit(Job::Checkpoint(snapshot));
                 }
-                durable.map_or(Ok(()), |seq| self.core.step(Event::Persisted(seq)))
+                self.persisted(synced.ticket)
             }
+            Ask::Wal(wal::Report::Written(ticket)) => self.persisted(ticket),
             Ask::Wal(wal::Report::Stalled) => {
                 self.shared.wal_full.store(true, Ordering::Relaxed);
                 log::error!("the disk is full: writes wait until there is room again (delete files, or raise the volume's size)");
@@ -263,14 +272,60 @@ impl Loop {
         }
     }
 
+    /// The log keeps everything up to this ticket; what is relaxed of it, unless the power goes.
+    fn persisted(&mut self, ticket: u64) -> Result<(), Fault> {
+        self.shared.wal_full.store(false, Ordering::Relaxed);
+        let mut persisted = None;
+        while let Some((next, seq)) = self.persisting.front()
+            && *next <= ticket
+        {
+            persisted = Some(*seq);
+            self.persisting.pop_front();
+        }
+        persisted.map_or(Ok(()), |seq| self.core.step(Event::Persisted(seq)))
+    }
+
+    fn persist(&mut self, unsynced: Unsynced, seq: PersistSeq) {
+        let ticket = match self.relaxed_end.holds(&unsynced.entries) && self.is_alone() {
+            true => self.wal.submit_relaxed(unsynced),
+            false => self.wal.submit(unsynced),
+        };
+        self.persisting.push_back((ticket, seq));
+    }
+
+    /// Whether nobody else counts on what this member has said to be in its log. With others, nothing is relaxed: a member that has
+    /// lost what it acknowledged could elect a leader that lacks it.
+    fn is_alone(&self) -> bool {
+        let conf = self.core.conf();
+        conf.voters == [self.core.id()] && conf.learners.is_empty()
+    }
+
+    fn is_relaxed(&self, command: &Command) -> bool {
+        let settled = self.relaxed_end.reaches(self.applied.index, self.core.last().index);
+        self.settings.relaxed.as_ref().is_some_and(|(class, _)| class.holds(command, &self.shared.lessor(), settled))
+    }
+
+    /// Has relaxed writes synced before they have waited too long.
+    fn sync_in_time(&self) {
+        let Some((_, interval)) = self.settings.relaxed else { return };
+        let waited = self.wal.unsynced_for();
+        if !waited.is_zero() && waited + self.settings.tick >= interval {
+            self.wal.sync();
+        }
+    }
+
     fn propose(&mut self, proposal: Proposal, now: Duration) {
         let Proposal { command, data, reply } = proposal;
         if self.pending.len() >= MAX_PENDING {
             metrics::PROPOSALS_FAILED.inc();
             return send(reply, Err(Error::TooManyRequests));
         }
+        let relaxed = self.is_relaxed(&command);
         match self.core.propose(EntryKind::Normal, data) {
             Ok(id) => {
+                if relaxed {
+                    self.relaxed_end.add(id.index);
+                }
                 self.pending.push_back(Pending { id, proposed: now, command: Some(command), reply });
             }
             Err(error) => {
@@ -300,7 +355,7 @@ impl Loop {
                 "a member alone has nobody to write to: clusters of several members come with the transport"
             );
             if let Some(unsynced) = persist {
-                self.persisting.push_back((self.wal.submit(unsynced), seq));
+                self.persist(unsynced, seq);
             }
             self.shared.committed.store(self.core.committed().0, Ordering::Relaxed);
             if let Some(leadership) = leadership {
@@ -460,6 +515,7 @@ impl Loop {
         self.last_tick = now;
         self.core.step(Event::Tick)?;
         self.time_out(now);
+        self.sync_in_time();
         if self.core.leader().is_none() {
             let since = *self.leaderless_since.get_or_insert(now);
             if now >= since + self.settings.election_timeout * 3 {
@@ -526,11 +582,16 @@ impl Loop {
             || applied >= limits.entries
             || (applied > 0 || state.garbage) && now >= state.written_at + limits.interval;
         if due && !state.running && now >= state.not_before {
-            let snapshot = self.snapshot();
+            let snapshot = Box::new(self.snapshot());
             self.checkpoint.running = true;
             self.checkpoint.wal_bytes = self.wal.written_bytes();
             self.checkpoint.wanted = false;
-            self.checkpointer.submit(Job::Checkpoint(Box::new(snapshot)));
+            if snapshot.applied.index <= self.synced {
+                self.checkpointer.submit(Job::Checkpoint(snapshot));
+            } else {
+                self.checkpoint.unsynced = Some(snapshot);
+                self.wal.sync();
+            }
         }
     }
 
@@ -629,14 +690,24 @@ impl Loop {
     fn leave(mut self, in_order: bool) {
         self.shared.inbox.close();
         self.fail_pending(Error::Stopped);
-        if in_order && !self.checkpoint.running && self.applied.index > self.checkpoint.written.index {
-            let snapshot = self.snapshot();
-            self.checkpointer.submit(Job::Checkpoint(Box::new(snapshot)));
+        let mut last = match self.checkpoint.unsynced.take() {
+            None if !self.checkpoint.running && self.applied.index > self.checkpoint.written.index => {
+                Some(Box::new(self.snapshot()))
+            }
+            waiting => waiting,
+        };
+        last.take_if(|_| !in_order);
+        if let Some(snapshot) = last.take_if(|snapshot| snapshot.applied.index <= self.synced) {
+            self.checkpointer.submit(Job::Checkpoint(snapshot));
         }
         let Loop { wal, checkpointer, lock, settings, .. } = self;
         let (left, has_left) = sync_channel::<()>(1);
         let end = move || {
-            drop((wal, checkpointer));
+            let synced = wal.close();
+            if let Some(snapshot) = last.filter(|snapshot| snapshot.applied.index <= synced) {
+                checkpointer.submit(Job::Checkpoint(snapshot));
+            }
+            drop(checkpointer);
             // Only now may another process have the directory.
             drop(lock);
             drop(left);

@@ -5,6 +5,7 @@ mod damaged_wal;
 mod disk;
 mod each_io;
 mod order;
+mod relaxed;
 mod rig;
 
 use std::path::Path;

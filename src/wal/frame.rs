@@ -1,15 +1,14 @@
-//! Frames: the unit of append, one for each sync.
+//! Frames: the unit of append. One for each sync, or of a relaxed class several.
 //!
-//! A frame is a header, a payload of records and zeros up to a whole sector. Its CRC covers all of that, names the segment (by
+//! A frame is a header, a payload of records and zeros up to a whole sector, or unit of a relaxed class. Its CRC covers all of that, names the segment (by
 //! nonce) and the frame before (by that one's CRC: the chain), so a frame is valid in one place only. A seal is a frame without
 //! payload that ends a segment: it says that the next segment exists.
 
 use std::io;
 
 use crate::host::{DIRECT_ALIGN, File};
-use crate::raft::{Entry, HardState};
 
-use super::record;
+use super::record::Payload;
 use super::segment::{SECTOR, u32_at, u64_at};
 
 /// Bytes of a frame's header.
@@ -33,6 +32,11 @@ impl Kind {
             Kind::Records => *b"FRAM",
             Kind::Seal => *b"SEAL",
         }
+    }
+
+    /// By the four bytes that a frame begins with.
+    pub(super) fn of(bytes: &[u8]) -> Option<Kind> {
+        [Kind::Records, Kind::Seal].into_iter().find(|kind| bytes[..4] == kind.magic())
     }
 }
 
@@ -58,22 +62,17 @@ impl Header {
         bytes
     }
 
-    /// Reads the header at the start of a sector; `None` if there is none with this nonce. The CRC is not looked at.
-    pub(super) fn decode(sector: &[u8], nonce: u64) -> Option<Header> {
-        let kind = [Kind::Records, Kind::Seal].into_iter().find(|kind| sector[..4] == kind.magic())?;
-        let header = Header { kind, payload: u32_at(sector, 4), nonce: u64_at(sector, 8), previous: u32_at(sector, 16) };
+    /// Reads the header that these bytes begin with; `None` if there is none with this nonce. The CRC is not looked at.
+    pub(super) fn decode(bytes: &[u8], nonce: u64) -> Option<Header> {
+        let kind = Kind::of(bytes)?;
+        let header = Header { kind, payload: u32_at(bytes, 4), nonce: u64_at(bytes, 8), previous: u32_at(bytes, 16) };
         (header.nonce == nonce).then_some(header)
-    }
-
-    /// Bytes of the whole frame.
-    pub(super) fn total(&self) -> u64 {
-        total(self.payload as usize)
     }
 }
 
-/// Bytes of a frame with this payload: whole sectors.
-pub(super) fn total(payload: usize) -> u64 {
-    (HEADER as u64 + payload as u64).next_multiple_of(SECTOR as u64)
+/// Bytes of a frame with this payload in a segment of this unit.
+pub(super) fn total(payload: usize, unit: usize) -> u64 {
+    (HEADER as u64 + payload as u64).next_multiple_of(unit as u64)
 }
 
 /// The CRC of a whole frame, if it is the one its header gives.
@@ -105,31 +104,31 @@ impl Buffer {
         Buffer { bytes: Vec::new(), start: 0, cap: cap.next_multiple_of(SECTOR).max(2 * SECTOR) }
     }
 
-    /// Writes one frame at `at`; one write unless it is longer than the cap. `through` asks for a write that is durable at once,
-    /// which one write may be.
+    /// Writes one frame at `at`, and zeros behind it to the end of its last sector; one write unless it is longer than the cap.
+    /// `through` asks for a write that is durable at once, which one write may be.
     pub(super) fn write(
         &mut self,
         file: &dyn File,
         at: u64,
         through: bool,
         header: Header,
-        hard_state: Option<HardState>,
-        entries: &[Entry],
+        unit: usize,
+        payload: &Payload<'_>,
     ) -> io::Result<Written> {
-        let total = header.total();
+        let total = total(header.payload as usize, unit);
         self.fit(usize::try_from(total).unwrap_or(usize::MAX));
         let begin = header.encode();
         let mut pieces = Pieces { file, begin: at, at, buffer: self, crc: crc32c::crc32c(&begin), head: None };
         pieces.buffer.bytes.extend_from_slice(&begin);
         pieces.buffer.bytes.extend_from_slice(&[0; HEADER - CRC_AT]);
-        record::encode(hard_state, entries, |piece| pieces.put(piece))?;
+        payload.encode(|piece| pieces.put(piece))?;
         pieces.finish(total, through)
     }
 
     /// Room for the frame that comes, and no more than [`BUFFER_KEPT`] or four times its need for those that are over.
     fn fit(&mut self, total: usize) {
         self.bytes.clear();
-        let wanted = total.min(self.cap) + DIRECT_ALIGN;
+        let wanted = total.min(self.cap) + DIRECT_ALIGN + SECTOR;
         if self.bytes.capacity() > BUFFER_KEPT.max(wanted.saturating_mul(4)) {
             self.bytes.shrink_to(BUFFER_KEPT.max(wanted));
         }
@@ -183,9 +182,14 @@ impl Pieces<'_> {
         self.crc = crc32c::crc32c_append(self.crc, &self.buffer.content()[from..]);
     }
 
-    /// Writes the buffer, but for the frame's first sector.
+    /// Writes the buffer.
     fn flush(&mut self) -> io::Result<()> {
         self.add_to_crc();
+        self.write_out()
+    }
+
+    /// Writes the buffer, whose bytes are in the CRC, but for the frame's first sector.
+    fn write_out(&mut self) -> io::Result<()> {
         let from = if self.at == self.begin { SECTOR } else { 0 };
         if from > 0 {
             self.head = Some(self.buffer.content()[..SECTOR].try_into().expect("a sector"));
@@ -196,11 +200,18 @@ impl Pieces<'_> {
         Ok(())
     }
 
+    /// Fills the buffer up with zeros.
+    fn pad_to(&mut self, end: u64) {
+        let len = usize::try_from(end - self.at).expect("at most the buffer's cap and a sector");
+        self.buffer.bytes.resize(self.buffer.start + len, 0);
+    }
+
     fn finish(mut self, total: u64, through: bool) -> io::Result<Written> {
-        let padded = usize::try_from(self.begin + total - self.at).expect("at most the buffer's cap");
-        self.buffer.bytes.resize(self.buffer.start + padded, 0);
+        let end = self.begin + total;
+        self.pad_to(end);
+        self.add_to_crc();
+        self.pad_to(end.next_multiple_of(SECTOR as u64));
         let Some(mut head) = self.head else {
-            self.add_to_crc();
             let crc_at = self.buffer.start + CRC_AT;
             self.buffer.bytes[crc_at..crc_at + 4].copy_from_slice(&self.crc.to_le_bytes());
             let frame = self.buffer.content();
@@ -211,7 +222,7 @@ impl Pieces<'_> {
             };
             return Ok(Written { crc: self.crc, durable });
         };
-        self.flush()?;
+        self.write_out()?;
         head[CRC_AT..HEADER].copy_from_slice(&self.crc.to_le_bytes());
         self.file.write_at(&head, self.begin)?;
         Ok(Written { crc: self.crc, durable: false })

@@ -4,21 +4,24 @@
 //! touches no others; a rename is whole or not done. What is always true:
 //!
 //! - One frame holds all that was queued, and costs one write and one sync, which are one step where the file system has direct writes.
-//!   The next frame is written only after that sync.
-//! - What was acknowledged is never written again with other bytes: frames fill whole sectors.
+//!   The next frame is written only after that sync, unless the log has a relaxed class (`relaxed.rs`): then some wait for it together.
+//! - What was synced is never written again with other bytes: after a sync, frames begin at a new sector.
 //! - Frames go to space that was written and synced before, so an append needs no allocation, and only the birth of a segment
 //!   can find the disk full.
-//! - A start cuts the torn, unacknowledged tail of the newest segment and nothing else. Other damage is refused, with file, offset
-//!   and remedy.
+//! - A start cuts the torn tail of the newest segment, none of which was ever synced, and nothing else. Other damage is refused, with
+//!   file, offset and remedy.
 //! - After a failed sync nothing is tried again: the kernel may have dropped the pages and call them clean.
 //!
 //! ARCHITECTURE.md describes the format byte by byte. [`Writer`] is the thread that owns a [`Wal`].
 
+mod birth;
 mod frame;
 mod record;
 mod recover;
+mod relaxed;
 mod segment;
 mod spare;
+mod tail;
 mod writer;
 
 #[cfg(test)]
@@ -35,10 +38,13 @@ use crate::host::Host;
 use crate::metrics;
 use crate::raft::{Entry, HardState, Index, LogId};
 
+use birth::first_segment;
 use frame::{Buffer, Kind, Written};
+use record::Payload;
 use recover::{Listing, Replayed};
+use relaxed::Run;
 use segment::{Header, Name, SECTOR, Segment};
-use spare::{Closed, Pool, Spare};
+use spare::{Closed, Pool};
 
 pub use spare::{Chore, ChoreDone};
 pub use writer::{Metered, NoObserver, Observer, Report, Synced, Writer};
@@ -69,11 +75,13 @@ pub struct Options {
     pub buffer_bytes: usize,
     /// Never sync: for tests of others. A power cut may then lose or damage everything.
     pub no_fsync: bool,
+    /// The most entries that may wait for a sync in the segments to come; 0: none. See [`Wal::append_relaxed`].
+    pub max_unsynced: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 4 << 20, max_spares: 4, buffer_bytes: 1 << 20, no_fsync: false }
+        Options { segment_bytes: 4 << 20, max_spares: 4, buffer_bytes: 1 << 20, no_fsync: false, max_unsynced: 0 }
     }
 }
 
@@ -95,8 +103,11 @@ pub struct Recovered {
     pub last: LogId,
     /// Entries above the index that was asked for, without a gap.
     pub entries: Vec<Entry>,
-    /// Where an unacknowledged frame was cut off, if one was: file and byte.
+    /// Where unsynced frames were cut off, if some were: file and byte.
     pub torn: Option<(PathBuf, u64)>,
+    /// The most entries that can have been acknowledged and are lost: 0 but after a power cut, or a stop that was none in good
+    /// order, of a log with a relaxed class.
+    pub may_have_lost: u32,
 }
 
 /// Why an append did not happen.
@@ -122,6 +133,15 @@ fn failed(doing: &str, path: &Path, error: &io::Error) -> AppendError {
     }
 }
 
+/// What an append does with its frame once that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// It is synced, and all before it.
+    Sync,
+    /// If it may, it waits for a sync with others.
+    Wait,
+}
+
 /// What an append cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Appended {
@@ -145,6 +165,12 @@ pub struct Wal {
     buffer: Buffer,
     last: LogId,
     hard_state: HardState,
+    /// The frames that wait for a sync.
+    run: Run,
+    /// The log ends with the mark of a stop in good order.
+    clean: bool,
+    /// The next frame begins a segment if it can: the one before is not laid out as the options say.
+    renew: bool,
     failed: bool,
 }
 
@@ -178,13 +204,25 @@ impl Wal {
             previous: 0,
             base,
             hard_state: HardState { term: base.term, vote: None, commit: base.index },
+            max_unsynced: options.max_unsynced,
         };
         let current = first_segment(host, dir, header, options)?;
-        let (last, hard_state) = (base, header.hard_state);
-        let buffer = Buffer::new(options.buffer_bytes);
-        let closed = VecDeque::new();
-        let (host, dir) = (host.clone(), dir.to_path_buf());
-        Ok(Wal { host, dir, options, current, unsealed: None, closed, pool, buffer, last, hard_state, failed: false })
+        Ok(Wal {
+            host: host.clone(),
+            dir: dir.to_path_buf(),
+            options,
+            run: Run::at_end_of(&current),
+            current,
+            unsealed: None,
+            closed: VecDeque::new(),
+            pool,
+            buffer: Buffer::new(options.buffer_bytes),
+            last: base,
+            hard_state: header.hard_state,
+            clean: false,
+            renew: false,
+            failed: false,
+        })
     }
 
     /// Opens the log in `dir`, cuts a torn tail, and reads the entries above `after`, the last index in the checkpoint. Refuses
@@ -199,35 +237,58 @@ impl Wal {
         let options = options.checked();
         let disk = &*host.disk;
         let listing = Listing::read(disk, dir).map_err(|error| Fault::io("list", dir, &error))?;
-        let Replayed { identity, current, last_frame, closed, unsealed, last, hard_state, entries, torn } =
-            recover::replay(disk, dir, &listing, expected, after)?;
+        let replayed = recover::replay(disk, dir, &listing, expected, after)?;
+        let Replayed { identity, current, last_run, wipe_to, closed, unsealed, last, hard_state, entries, torn, clean } =
+            replayed;
         let spares = listing.spares(disk, dir, options.segment_bytes)?;
         let pool = Pool::new(host.disk.clone(), dir.to_path_buf(), options, spares, listing.next_spare());
         let torn = torn.then(|| (current.path.clone(), current.end));
-        let buffer = Buffer::new(options.buffer_bytes);
-        let (closed, host, dir) = (closed.into(), host.clone(), dir.to_path_buf());
-        let mut wal = Wal { host, dir, options, current, unsealed, closed, pool, buffer, last, hard_state, failed: false };
-        wal.make_durable(last_frame)?;
+        let may_have_lost = if clean { 0 } else { current.header.max_unsynced };
+        let mut wal = Wal {
+            host: host.clone(),
+            dir: dir.to_path_buf(),
+            options,
+            run: Run::at_end_of(&current),
+            renew: current.header.max_unsynced != options.max_unsynced,
+            current,
+            unsealed,
+            closed: closed.into(),
+            pool,
+            buffer: Buffer::new(options.buffer_bytes),
+            last,
+            hard_state,
+            clean,
+            failed: false,
+        };
+        wal.make_durable(last_run, wipe_to)?;
         wal.seal()?;
         wal.release(after);
-        Ok((wal, Recovered { identity, hard_state, last, entries, torn }))
+        Ok((wal, Recovered { identity, hard_state, last, entries, torn, may_have_lost }))
     }
 
     /// Makes durable for certain what was just read: a process that died on a failed sync leaves pages that the kernel calls
-    /// clean and the disk never saw. Only the last frame can be such a one; writing the same bytes again dirties its pages.
-    fn make_durable(&mut self, last_frame: Option<u64>) -> Result<(), Fault> {
+    /// clean and the disk never saw. Only the last run can hold such; writing the same bytes again dirties its pages. What is left of
+    /// it behind its end, up to `wipe_to`, is wiped, so that it is never taken for a frame that follows.
+    fn make_durable(&mut self, last_run: Option<u64>, wipe_to: u64) -> Result<(), Fault> {
+        let wipe_to = wipe_to.max(self.current.next_sector());
         let Segment { path, file, end, .. } = &self.current;
-        let mut at = last_frame.unwrap_or(*end);
+        let mut at = last_run.unwrap_or(*end);
         let mut piece = vec![0; self.options.buffer_bytes.clamp(SECTOR, 64 * 1024)];
-        while at < *end {
-            let now = piece.len().min(usize::try_from(*end - at).unwrap_or(usize::MAX));
-            file.read_at(&mut piece[..now], at).map_err(|error| Fault::io("read", path, &error))?;
+        while at < wipe_to {
+            let until = if at < *end { *end } else { wipe_to };
+            let now = piece.len().min(usize::try_from(until - at).unwrap_or(usize::MAX));
+            if at < *end {
+                file.read_at(&mut piece[..now], at).map_err(|error| Fault::io("read", path, &error))?;
+            } else {
+                piece[..now].fill(0);
+            }
             file.write_at(&piece[..now], at).map_err(|error| Fault::io("write", path, &error))?;
             at += now as u64;
         }
         if !self.options.no_fsync {
             file.sync_data().map_err(|error| Fault::io("sync", path, &error))?;
         }
+        self.end_run();
         self.sync_dir()
     }
 
@@ -237,19 +298,25 @@ impl Wal {
     ///
     /// After a fault nothing more can be appended.
     pub fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Appended, AppendError> {
+        self.append_and(Then::Sync, hard_state, entries)
+    }
+
+    fn append_and(&mut self, then: Then, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Appended, AppendError> {
         let last = self.check(hard_state, entries);
         let hard_state = hard_state
             .map(|state| HardState { commit: state.commit.min(last.index), ..state })
             .filter(|&state| state != self.hard_state);
         if hard_state.is_none() && entries.is_empty() {
-            return Ok(Appended::default());
+            let sync = if then == Then::Sync { self.sync()? } else { Duration::ZERO };
+            return Ok(Appended { bytes: 0, sync });
         }
         if self.failed {
             return Err(Fault::new(format!("an earlier write to {} failed", self.dir.display())).into());
         }
-        let appended = self.append_frame(hard_state, entries);
+        let appended = self.append_frame(then, Payload::new(hard_state, entries));
         match &appended {
             Ok(_) => {
+                self.clean = false;
                 self.last = last;
                 self.hard_state = hard_state.unwrap_or(self.hard_state);
             }
@@ -274,81 +341,42 @@ impl Wal {
         last
     }
 
-    fn append_frame(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Appended, AppendError> {
-        let payload = record::size(hard_state, entries);
-        let bytes = frame::total(payload);
-        if bytes > self.current.room() {
-            let sync = self.rotate(hard_state, entries)?;
-            return Ok(Appended { bytes: bytes + SECTOR as u64, sync });
+    fn append_frame(&mut self, then: Then, payload: Payload<'_>) -> Result<Appended, AppendError> {
+        let payload = Payload { in_run: self.in_run(), ..payload };
+        let bytes = frame::total(payload.size(), self.current.header.unit());
+        let (fits, renew) = (bytes <= self.current.room(), std::mem::take(&mut self.renew));
+        if !fits || renew {
+            match self.rotate(payload) {
+                // A disk without room for another layout has to go on with the one it has.
+                Err(AppendError::Full) if renew => return self.append_frame(then, payload),
+                rotated => {
+                    let sync = rotated?;
+                    return Ok(Appended { bytes: self.current.next_sector(), sync });
+                }
+            }
         }
-        let segment = &self.current;
-        let begun = self.host.clock.now();
-        let Written { crc, durable } = write_frame(&mut self.buffer, segment, !self.options.no_fsync, hard_state, entries)?;
+        let waits = then == Then::Wait && self.may_wait(&payload, bytes);
+        let through = !(waits || payload.in_run.is_some() || self.options.no_fsync);
+        let (segment, begin, begun) = (&self.current, self.current.end, self.host.clock.now());
+        let Written { crc, durable } = write_frame(&mut self.buffer, segment, through, &payload)?;
         let took = self.host.clock.now().saturating_sub(begun);
         metrics::WAL_WRITE.observe(took);
-        // A write that was durable at once is a sync too, and took as long.
-        let sync = if durable { took } else { self.sync(segment)? };
         self.current.end += bytes;
         self.current.chain = crc;
-        Ok(Appended { bytes, sync })
-    }
-
-    /// Begins a segment with this frame. The rename commits both; until then the file is a spare, and can be one again.
-    fn rotate(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Duration, AppendError> {
-        self.seal()?;
-        let bytes = frame::total(record::size(hard_state, entries));
-        let spare = self.pool.take(bytes + 2 * SECTOR as u64)?;
-        let header = Header {
-            sequence: self.current.header.sequence + 1,
-            len: spare.len,
-            nonce: self.host.random.next_u64(),
-            previous: self.current.chain,
-            base: self.last,
-            hard_state: self.hard_state,
-            ..self.current.header
-        };
-        let path = spare.path.clone();
-        let (segment, sync) = match self.begin(spare, header, hard_state, entries) {
-            Ok(begun) => begun,
-            Err((spare, error)) => {
-                self.pool.put_back(spare);
-                return Err(error);
+        self.run.add(payload.entries);
+        let sync = match (waits, durable) {
+            (true, _) => Duration::ZERO,
+            // A write that was durable at once is a sync too, and took as long.
+            (false, true) => {
+                self.end_run();
+                took
             }
+            (false, false) => self.sync()?,
         };
-        let named = Name::Segment(header.sequence).path(&self.dir);
-        if let Err(error) = self.host.disk.rename(&path, &named) {
-            self.pool.put_back(Spare { path, file: segment.file, len: header.len });
-            return Err(failed("rename", &named, &error));
-        }
-        self.sync_dir()?;
-        let old = std::mem::replace(&mut self.current, Segment { path: named, end: segment.end + bytes, ..segment });
-        self.closed.push_back(Closed { sequence: old.header.sequence, len: old.header.len, until: header.base.index });
-        self.unsealed = Some(old);
-        Ok(sync)
+        Ok(Appended { bytes: self.current.end - begin, sync })
     }
 
-    /// Writes and syncs a segment's header and first frame into a spare; gives the spare back if that fails.
-    fn begin(
-        &mut self,
-        spare: Spare,
-        header: Header,
-        hard_state: Option<HardState>,
-        entries: &[Entry],
-    ) -> Result<(Segment, Duration), (Spare, AppendError)> {
-        let Spare { path, file, .. } = spare;
-        let mut segment = Segment { header, path, file, end: SECTOR as u64, chain: header.chain() };
-        let written = segment.file.write_at(&header.encode(), 0).map_err(|error| failed("write", &segment.path, &error));
-        let written = written.and_then(|()| write_frame(&mut self.buffer, &segment, false, hard_state, entries));
-        match written.and_then(|written| Ok((written, self.sync(&segment)?))) {
-            Ok((written, sync)) => {
-                segment.chain = written.crc;
-                Ok((segment, sync))
-            }
-            Err(error) => Err((Spare { path: segment.path, file: segment.file, len: header.len }, error)),
-        }
-    }
-
-    fn sync(&self, segment: &Segment) -> Result<Duration, Fault> {
+    fn sync_file(&self, segment: &Segment) -> Result<Duration, Fault> {
         if self.options.no_fsync {
             return Ok(Duration::ZERO);
         }
@@ -362,28 +390,6 @@ impl Wal {
             return Ok(());
         }
         self.host.disk.sync_dir(&self.dir).map_err(|error| Fault::io("sync", &self.dir, &error))
-    }
-
-    /// Marks the segment before the current one as ended, once after each birth of a segment: if the newest one is lost later, the
-    /// mark tells. It may wait until the acknowledgements are out.
-    pub fn seal(&mut self) -> Result<(), Fault> {
-        let Some(segment) = self.unsealed.take() else { return Ok(()) };
-        match self.write_seal(&segment) {
-            // No room on a copy-on-write file system: the log is whole without the mark.
-            Ok(()) | Err(AppendError::Full) => Ok(()),
-            Err(AppendError::Fault(fault)) => {
-                self.failed = true;
-                Err(fault)
-            }
-        }
-    }
-
-    fn write_seal(&mut self, segment: &Segment) -> Result<(), AppendError> {
-        let header = frame::Header { kind: Kind::Seal, payload: 0, nonce: segment.header.nonce, previous: segment.chain };
-        let written = self.buffer.write(&*segment.file, segment.end, false, header, None, &[]);
-        written.map_err(|error| failed("write", &segment.path, &error))?;
-        self.sync(segment)?;
-        Ok(())
     }
 
     /// The entries up to `up_to` are in a durable checkpoint. Segments that hold nothing else become chores.
@@ -407,7 +413,8 @@ impl Wal {
 
     /// True if this append needs a spare that a chore under way may bring. Appending all the same is right, but makes another.
     pub fn awaits_chore(&self, hard_state: Option<HardState>, entries: &[Entry]) -> bool {
-        let bytes = frame::total(record::size(hard_state, entries));
+        let payload = Payload { in_run: self.in_run(), ..Payload::new(hard_state, entries) };
+        let bytes = frame::total(payload.size(), SECTOR);
         self.pool.is_out() && bytes > self.current.room() && !self.pool.has(bytes + 2 * SECTOR as u64)
     }
 
@@ -427,43 +434,11 @@ impl Wal {
     }
 }
 
-/// Makes the first segment: written in full, synced, then named; then the names on the way to it are made durable.
-fn first_segment(host: &Host, dir: &Path, header: Header, options: Options) -> Result<Segment, Fault> {
-    let disk = &*host.disk;
-    let unfinished = Name::Unfinished(0).path(dir);
-    let path = Name::Segment(header.sequence).path(dir);
-    let file = spare::write_zeros(disk, &unfinished, header.len, true).map_err(|error| match error {
-        AppendError::Full => {
-            // Best effort: the next try removes it too.
-            let _ = disk.remove(&unfinished);
-            Fault::new(format!("no space left for a WAL in {}: it needs {} bytes", dir.display(), header.len))
-        }
-        AppendError::Fault(fault) => fault,
-    })?;
-    file.write_at(&header.encode(), 0).map_err(|error| Fault::io("write", &unfinished, &error))?;
-    if !options.no_fsync {
-        file.sync_data().map_err(|error| Fault::io("sync", &unfinished, &error))?;
-    }
-    disk.rename(&unfinished, &path).map_err(|error| Fault::io("rename", &unfinished, &error))?;
-    if !options.no_fsync {
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for dir in [dir, parent] {
-            disk.sync_dir(dir).map_err(|error| Fault::io("sync", dir, &error))?;
-        }
-    }
-    Ok(Segment { header, path, file, end: SECTOR as u64, chain: header.chain() })
-}
-
 /// Writes a frame of records at the segment's end. Returns its CRC.
-fn write_frame(
-    buffer: &mut Buffer,
-    segment: &Segment,
-    through: bool,
-    hard_state: Option<HardState>,
-    entries: &[Entry],
-) -> Result<Written, AppendError> {
-    let payload = u32::try_from(record::size(hard_state, entries)).expect("a frame is far smaller than 4 GiB");
-    let header = frame::Header { kind: Kind::Records, payload, nonce: segment.header.nonce, previous: segment.chain };
-    let written = buffer.write(&*segment.file, segment.end, through, header, hard_state, entries);
+fn write_frame(buffer: &mut Buffer, segment: &Segment, through: bool, payload: &Payload<'_>) -> Result<Written, AppendError> {
+    let Segment { header: Header { nonce, .. }, chain: previous, .. } = *segment;
+    let bytes = u32::try_from(payload.size()).expect("a frame is far smaller than 4 GiB");
+    let header = frame::Header { kind: Kind::Records, payload: bytes, nonce, previous };
+    let written = buffer.write(&*segment.file, segment.end, through, header, segment.header.unit(), payload);
     written.map_err(|error| failed("write", &segment.path, &error))
 }

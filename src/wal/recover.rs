@@ -1,8 +1,7 @@
 //! Reading the log back after a start.
 //!
-//! Frame N+1 is written only after frame N is synced, so a crash can spoil the last frame alone. An invalid frame in the last
-//! segment with no valid one behind it is that torn tail: it was never acknowledged and is cut. Everything else that does not
-//! check is damage, and is refused.
+//! Only the frames that were written since the last sync can be spoilt by a power cut: one, or a run of them at the end of the newest
+//! segment. `tail.rs` tells that tail, which is cut, from damage. Everything else that does not check is damage, and is refused.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,18 +9,17 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::error::Fault;
-use crate::host::{Disk, File};
+use crate::host::Disk;
 use crate::raft::{Entry, HardState, Index, LogId};
 
 use super::Identity;
-use super::frame::{self, Kind};
-use super::record::{self, Record};
+use super::frame::Kind;
+use super::record::{self, InRun, Record};
 use super::segment::{Header, Name, SECTOR, Segment};
 use super::spare::{Closed, Spare};
+use super::tail::{Frame, Tail, Window};
 
-/// What is read from a file at once.
-const WINDOW: usize = 256 * 1024;
-const REMEDY: &str = "Acknowledged writes may be lost, so the member does not start. Restore its data directory from a backup, \
+pub(super) const REMEDY: &str = "Acknowledged writes may be lost, so the member does not start. Restore its data directory from a backup, \
      or in a cluster remove the member, wipe the directory and add it again as a new member";
 
 /// What the directory holds.
@@ -79,8 +77,10 @@ pub(super) struct Replayed {
     pub identity: Identity,
     /// The segment that frames go to next.
     pub current: Segment,
-    /// Where the last frame begins, if the current segment has one.
-    pub last_frame: Option<u64>,
+    /// Where the last run of frames begins, if the current segment has frames.
+    pub last_run: Option<u64>,
+    /// Behind the last frame, up to here, there may be frames of the same run that are cut off.
+    pub wipe_to: u64,
     /// Older segments, oldest first: those not needed for the entries asked for, and those needed.
     pub closed: Vec<Closed>,
     /// A needed segment whose seal is missing: the crash came between it and the next segment's birth.
@@ -90,6 +90,8 @@ pub(super) struct Replayed {
     pub entries: Vec<Entry>,
     /// A torn tail was cut here.
     pub torn: bool,
+    /// The log ends with the mark of a stop in good order.
+    pub clean: bool,
 }
 
 /// Reads the entries above `after`, and nothing that is older than the segment where they begin.
@@ -102,7 +104,7 @@ pub(super) fn replay(
 ) -> Result<Replayed, Fault> {
     let opened = open_needed(disk, dir, listing, expected, after)?;
     let first = &opened[0].header;
-    let mut log = Log { after, last: first.base, hard_state: first.hard_state, entries: Vec::new() };
+    let mut log = Log { after, last: first.base, hard_state: first.hard_state, entries: Vec::new(), clean: false };
     let identity = first.identity;
     let mut closed = older(disk, dir, listing, first)?;
     let mut unsealed = None;
@@ -111,10 +113,25 @@ pub(super) fn replay(
     while let Some(mut segment) = segments.next() {
         let end = log.read(&mut segment)?;
         let Some(next) = segments.peek() else {
-            let torn = check_tail(&segment, &end)?;
-            let Log { last, hard_state, entries, .. } = log;
-            let last_frame = end.last_frame;
-            return Ok(Replayed { identity, current: segment, last_frame, closed, unsealed, last, hard_state, entries, torn });
+            if end.sealed {
+                return Err(missing_successor(&segment));
+            }
+            let Tail { torn, wipe_to } = Tail::look(&segment)?;
+            let Log { last, hard_state, entries, clean, .. } = log;
+            let (current, last_run) = (segment, end.last_run);
+            return Ok(Replayed {
+                identity,
+                current,
+                last_run,
+                wipe_to,
+                closed,
+                unsealed,
+                last,
+                hard_state,
+                entries,
+                torn,
+                clean: clean && !torn,
+            });
         };
         log.check_joint(&segment, next)?;
         closed.push(Closed { sequence: segment.header.sequence, len: segment.header.len, until: log.last.index });
@@ -198,7 +215,8 @@ fn older(disk: &dyn Disk, dir: &Path, listing: &Listing, first: &Header) -> Resu
 
 /// Where a segment's frames end.
 struct End {
-    last_frame: Option<u64>,
+    /// Where the run begins that the last frame is in.
+    last_run: Option<u64>,
     sealed: bool,
 }
 
@@ -209,34 +227,42 @@ struct Log {
     hard_state: HardState,
     /// Those above `after`, without a gap.
     entries: Vec<Entry>,
+    /// The last record was the mark of a stop in good order.
+    clean: bool,
 }
 
 impl Log {
-    /// Reads frames up to the first one that is invalid, and leaves `segment` ready to take the next.
+    /// Reads frames up to the first that does not follow, and leaves `segment` ready to take the next.
     fn read(&mut self, segment: &mut Segment) -> Result<End, Fault> {
         let Segment { header, path, file, end, chain } = segment;
-        let mut window = Window::new(&**file, header.len);
-        let mut last_frame = None;
+        let mut window = Window::new(&**file, header);
+        let mut last_run = None;
+        let mut run = (*end, *chain);
         loop {
-            let frame = window.frame(*end, header.nonce).map_err(|error| Fault::io("read", path, &error))?;
-            let Some(Frame { header: frame, crc, payload }) = frame else {
-                return Ok(End { last_frame, sealed: false });
+            let next = window.following(*end, *chain).map_err(|error| Fault::io("read", path, &error))?;
+            let Some((place, Frame { header: frame, crc, payload, end: frame_end })) = next else {
+                return Ok(End { last_run, sealed: false });
             };
-            let damaged = |what: &str| Fault::damaged(path.clone(), *end, what, REMEDY);
-            if frame.previous != *chain {
-                return Err(damaged("a frame does not follow the one before it"));
-            }
+            let damaged = |what: &str| Fault::damaged(path.clone(), place, what, REMEDY);
             if frame.kind == Kind::Seal {
-                return Ok(End { last_frame, sealed: true });
+                return Ok(End { last_run, sealed: true });
             }
-            for record in record::decode(payload) {
+            let mut records = record::decode(payload).peekable();
+            match records.next_if(|record| matches!(record, Ok(Record::InRun(_)))) {
+                Some(Ok(Record::InRun(InRun { back, chain })))
+                    if (place.checked_sub(back.into()), chain) == (Some(run.0), run.1) => {}
+                Some(_) => return Err(damaged("a frame names another run than the one it stands in")),
+                None => run = (place, *chain),
+            }
+            self.clean = false;
+            for record in records {
                 record.and_then(|record| self.add(record)).map_err(damaged)?;
             }
             if self.hard_state.commit > self.last.index {
                 return Err(damaged("the commit index is beyond the log's end"));
             }
-            last_frame = Some(*end);
-            *end += frame.total();
+            last_run = Some(run.0);
+            *end = frame_end;
             *chain = crc;
         }
     }
@@ -245,6 +271,11 @@ impl Log {
         let (id, kind, data) = match record {
             Record::HardState(state) => {
                 self.hard_state = state;
+                return Ok(());
+            }
+            Record::InRun(_) => return Err("a frame names its run twice, or too late"),
+            Record::CleanStop => {
+                self.clean = true;
                 return Ok(());
             }
             Record::Entry { id, kind, data } => (id, kind, data),
@@ -277,72 +308,9 @@ impl Log {
     }
 }
 
-/// Looks behind the last frame of the newest segment. True if a torn frame is there.
-fn check_tail(segment: &Segment, end: &End) -> Result<bool, Fault> {
-    let Segment { header, path, file, end: tail, .. } = segment;
-    let io = |error| Fault::io("read", path, &error);
-    if end.sealed {
-        let next = path.with_file_name(format!("{:016x}.wal", header.sequence + 1));
-        return Err(Fault::new(format!("{} is missing: {} says that it exists. {REMEDY}", next.display(), path.display())));
-    }
-    let mut window = Window::new(&**file, header.len);
-    let mut at = *tail;
-    while at < header.len {
-        if window.frame(at, header.nonce).map_err(io)?.is_some() {
-            let what = format!("no valid frame is here, but one follows at byte {at}");
-            return Err(Fault::damaged(path.clone(), *tail, &what, REMEDY));
-        }
-        at += SECTOR as u64;
-    }
-    let sector = if *tail < header.len { window.get(*tail, SECTOR).map_err(io)? } else { &[] };
-    Ok(!sector.is_empty() && frame::Header::decode(sector, header.nonce).is_some())
-}
-
-struct Frame<'a> {
-    header: frame::Header,
-    crc: u32,
-    payload: &'a [u8],
-}
-
-/// A moving view of a file: one buffer, however long the file is. A frame longer than the buffer makes it grow.
-struct Window<'a> {
-    file: &'a dyn File,
-    len: u64,
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Window<'a> {
-    fn new(file: &'a dyn File, len: u64) -> Window<'a> {
-        Window { file, len, start: 0, bytes: Vec::new() }
-    }
-
-    /// `count` bytes from `at`. The caller stays within the file.
-    fn get(&mut self, at: u64, count: usize) -> io::Result<&[u8]> {
-        let inside = at >= self.start && at + count as u64 <= self.start + self.bytes.len() as u64;
-        if !inside {
-            let left = usize::try_from(self.len - at).unwrap_or(usize::MAX);
-            self.start = at;
-            self.bytes.resize(count.max(WINDOW).min(left), 0);
-            self.file.read_at(&mut self.bytes, at)?;
-        }
-        let from = usize::try_from(at - self.start).expect("within the buffer");
-        Ok(&self.bytes[from..from + count])
-    }
-
-    /// The frame at `at`, if a valid one of this segment is there. The chain is not looked at.
-    fn frame(&mut self, at: u64, nonce: u64) -> io::Result<Option<Frame<'_>>> {
-        if at + SECTOR as u64 > self.len {
-            return Ok(None);
-        }
-        let Some(header) = frame::Header::decode(self.get(at, SECTOR)?, nonce) else { return Ok(None) };
-        let total = header.total();
-        if at + total > self.len {
-            return Ok(None);
-        }
-        let Ok(count) = usize::try_from(total) else { return Ok(None) };
-        let bytes = self.get(at, count)?;
-        let Some(crc) = frame::check(bytes) else { return Ok(None) };
-        Ok(Some(Frame { header, crc, payload: &bytes[frame::HEADER..frame::HEADER + header.payload as usize] }))
-    }
+/// The newest segment says that there is a newer one.
+fn missing_successor(segment: &Segment) -> Fault {
+    let Segment { header, path, .. } = segment;
+    let next = path.with_file_name(format!("{:016x}.wal", header.sequence + 1));
+    Fault::new(format!("{} is missing: {} says that it exists. {REMEDY}", next.display(), path.display()))
 }

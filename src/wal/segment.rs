@@ -12,11 +12,16 @@ use super::Identity;
 
 /// The unit of every write. No acknowledged sector is ever written again with other bytes.
 pub(super) const SECTOR: usize = host::SECTOR;
+/// Where frames may begin in a segment of the relaxed class: those of one run share sectors.
+const PACKED: usize = 8;
 const MAGIC: [u8; 8] = *b"BRMBLWAL";
-const VERSION: u32 = 1;
+/// Every frame is synced before the next is written.
+const STRICT: u32 = 1;
+/// Frames may stand in runs that are synced together.
+const RELAXED: u32 = 2;
 /// Where the header's CRC stands, in this version and all later ones.
 const CRC_AT: usize = SECTOR - 4;
-const RESERVED_AT: usize = 96;
+const MAX_UNSYNCED_AT: usize = 96;
 /// Numbers are given out one by one, from 1. No file of ours has a higher one, so that there always is a next.
 const HIGHEST: u64 = u64::MAX >> 1;
 
@@ -38,6 +43,8 @@ pub(super) struct Header {
     pub base: LogId,
     /// The hard state before this segment.
     pub hard_state: HardState,
+    /// The most entries that wait for a sync at any time, acknowledged as they may be; 0: none ever does. It makes the version.
+    pub max_unsynced: u32,
 }
 
 impl Header {
@@ -46,7 +53,7 @@ impl Header {
         let mut sector = [0; SECTOR];
         let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC);
-        put(8, &VERSION.to_le_bytes());
+        put(8, &if self.max_unsynced == 0 { STRICT } else { RELAXED }.to_le_bytes());
         put(12, &self.previous.to_le_bytes());
         put(16, &self.identity.cluster_id.to_le_bytes());
         put(24, &self.identity.member_id.to_le_bytes());
@@ -58,6 +65,7 @@ impl Header {
         put(72, &self.hard_state.term.0.to_le_bytes());
         put(80, &self.hard_state.vote.map_or(0, |member| member.0).to_le_bytes());
         put(88, &self.hard_state.commit.0.to_le_bytes());
+        put(MAX_UNSYNCED_AT, &self.max_unsynced.to_le_bytes());
         let crc = crc32c::crc32c(&sector[..CRC_AT]);
         sector[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         sector
@@ -72,9 +80,11 @@ impl Header {
             return Err("the segment header's CRC does not match".into());
         }
         let version = u32_at(sector, 8);
-        if version != VERSION || sector[RESERVED_AT..CRC_AT].iter().any(|&byte| byte != 0) {
+        let max_unsynced = u32_at(sector, MAX_UNSYNCED_AT);
+        let known = version == if max_unsynced == 0 { STRICT } else { RELAXED };
+        if !known || sector[MAX_UNSYNCED_AT + 4..CRC_AT].iter().any(|&byte| byte != 0) {
             return Err(format!(
-                "the segment has format version {version} or a newer feature, and this program reads version {VERSION}"
+                "the segment has format version {version} or a newer feature, and this program reads versions {STRICT} and {RELAXED}"
             ));
         }
         let vote = u64_at(sector, 80);
@@ -90,7 +100,13 @@ impl Header {
                 vote: (vote != 0).then_some(MemberId(vote)),
                 commit: Index(u64_at(sector, 88)),
             },
+            max_unsynced,
         })
+    }
+
+    /// What the places and lengths of frames are multiples of.
+    pub(super) fn unit(&self) -> usize {
+        if self.max_unsynced == 0 { SECTOR } else { PACKED }
     }
 
     /// The chain's first link in this segment: the header's own CRC.
@@ -114,6 +130,11 @@ impl Segment {
     /// Bytes that frames may still take. The last sector is kept for the seal.
     pub(super) fn room(&self) -> u64 {
         frame_room(self.header.len).saturating_sub(self.end - SECTOR as u64)
+    }
+
+    /// Where the next sector begins: a frame never shares one with a frame that is synced.
+    pub(super) fn next_sector(&self) -> u64 {
+        self.end.next_multiple_of(SECTOR as u64)
     }
 }
 
@@ -182,30 +203,37 @@ mod tests {
             previous: 6,
             base: LogId { term: Term(7), index: Index(8) },
             hard_state: HardState { term: Term(9), vote: Some(MemberId(10)), commit: Index(8) },
+            max_unsynced: 0,
         }
     }
 
     #[test]
     fn a_header_reads_back_as_it_was_written() {
         assert_eq!(Header::decode(&header().encode()), Ok(header()));
+        let relaxed = Header { max_unsynced: 1000, ..header() };
+        assert_eq!(Header::decode(&relaxed.encode()), Ok(relaxed));
+        assert_eq!((header().encode()[8], relaxed.encode()[8]), (1, 2), "who does not know the class must not open its logs");
+    }
+
+    /// The header with this byte changed, and a CRC that fits.
+    fn changed(at: usize, byte: u8) -> Result<Header, String> {
+        let mut sector = header().encode();
+        sector[at] = byte;
+        let crc = crc32c::crc32c(&sector[..CRC_AT]);
+        sector[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        Header::decode(&sector)
     }
 
     #[test]
     fn a_header_of_another_version_says_so() {
-        let mut sector = header().encode();
-        sector[8] = 2;
-        let crc = crc32c::crc32c(&sector[..CRC_AT]);
-        sector[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-        assert!(Header::decode(&sector).unwrap_err().contains("format version 2"));
+        assert!(changed(8, 3).unwrap_err().contains("format version 3"));
     }
 
     #[test]
     fn a_header_with_a_feature_we_do_not_know_is_refused() {
-        let mut sector = header().encode();
-        sector[RESERVED_AT] = 1;
-        let crc = crc32c::crc32c(&sector[..CRC_AT]);
-        sector[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
-        assert!(Header::decode(&sector).is_err());
+        assert!(changed(MAX_UNSYNCED_AT + 4, 1).is_err());
+        assert!(changed(MAX_UNSYNCED_AT, 1).is_err(), "version 1 with a field of version 2");
+        assert!(changed(8, 2).is_err(), "version 2 without its field");
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::host::Clock;
 use crate::metrics;
 use crate::raft::{Entry, HardState, Index, LogId, Unsynced};
 
-use super::{AppendError, Appended, Chore, ChoreDone, Wal, record};
+use super::record::{self, Payload};
+use super::{AppendError, Appended, Chore, ChoreDone, Wal};
 
 /// A frame is cut off once it holds this much: one entry more may follow, so this bounds memory and not an entry's size.
 const FRAME_BYTES: usize = 1 << 20;
@@ -38,6 +39,9 @@ pub struct Synced {
 pub enum Report {
     /// More is durable.
     Synced(Synced),
+    /// Every batch with this ticket or a lower one is durable or, if it was submitted as relaxed, written: it survives the process, and
+    /// a power cut from the next `Synced` on.
+    Written(u64),
     /// The disk is full. What is queued is kept and tried again each second and after each release. The next `Synced` ends it.
     Stalled,
     /// Nothing more will be written: the process has to end. The last report.
@@ -84,7 +88,17 @@ impl Writer {
                 for_helper.give_back(chore.run());
             }
         })?;
-        let owner = Owner { wal, shared: shared.clone(), observer, report, chores, stalled: false, durable: 0 };
+        let owner = Owner {
+            wal,
+            shared: shared.clone(),
+            observer,
+            report,
+            chores,
+            stalled: false,
+            done: 0,
+            waits: false,
+            unsynced_bytes: 0,
+        };
         let thread = spawn("wal", move || {
             owner.run();
             // The owner dropped its end of the channel, so the helper comes to an end too.
@@ -96,13 +110,35 @@ impl Writer {
     /// Queues a batch and returns its ticket: 1, 2, 3... Batches become durable in order. Never blocks on the disk. The queue is
     /// as long as callers make it: who submits looks at [`Writer::queued_bytes`].
     pub fn submit(&self, batch: Unsynced) -> u64 {
-        let bytes = record::size(batch.hard_state, &batch.entries) as u64;
+        self.enqueue(batch, true)
+    }
+
+    /// [`Writer::submit`], for a batch that counts once it is written. It is synced with the next batch that has to be, by
+    /// [`Writer::sync`], or when there are too many of its kind.
+    pub fn submit_relaxed(&self, batch: Unsynced) -> u64 {
+        self.enqueue(batch, false)
+    }
+
+    fn enqueue(&self, batch: Unsynced, strict: bool) -> u64 {
+        let bytes = Payload::new(batch.hard_state, &batch.entries).size() as u64;
         self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut state = self.shared.lock();
+        state.queue.strict |= strict;
         let ticket = state.queue.add(batch, bytes);
         drop(state);
         self.shared.wake.notify_all();
         ticket
+    }
+
+    /// Has everything synced that was submitted. [`Report::Synced`] tells when, if there was anything to sync.
+    pub fn sync(&self) {
+        self.shared.lock().sync = true;
+        self.shared.wake.notify_all();
+    }
+
+    /// How long the oldest write has waited for a sync; zero if none does.
+    pub fn unsynced_for(&self) -> Duration {
+        self.shared.since(&self.shared.unsynced_since)
     }
 
     /// The entries up to `up_to` are in a durable checkpoint: segments that hold nothing else may be used again.
@@ -136,15 +172,14 @@ impl Writer {
 
     /// Time that the write under way has taken so far; zero if none is. A leader whose disk stalls must notice it by this.
     pub fn stalled_for(&self) -> Duration {
-        match self.shared.busy_since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => self.shared.clock.now().saturating_sub(Duration::from_nanos(since)),
-        }
+        self.shared.since(&self.shared.busy_since)
     }
 
-    /// Writes what is queued and ends the threads. What a full disk does not take is dropped: it was never reported as durable.
-    pub fn close(mut self) {
+    /// Writes and syncs what is queued and ends the threads. What a full disk does not take is dropped: it was never reported as
+    /// durable. Returns the last entry that is.
+    pub fn close(mut self) -> Index {
         self.join();
+        Index(self.shared.synced_to.load(Ordering::Relaxed))
     }
 
     fn join(&mut self) {
@@ -175,6 +210,8 @@ struct Queue {
     bytes: u64,
     /// Of the newest batch.
     ticket: u64,
+    /// One of the batches counts only when it is durable.
+    strict: bool,
 }
 
 impl Queue {
@@ -200,6 +237,7 @@ impl Queue {
 struct State {
     queue: Queue,
     release: Index,
+    sync: bool,
     done: Option<ChoreDone>,
     /// Something other than the queue wants a look.
     changed: bool,
@@ -215,6 +253,9 @@ struct Shared {
     reserve_bytes: AtomicU64,
     last_sync: AtomicU64,
     busy_since: AtomicU64,
+    unsynced_since: AtomicU64,
+    /// Index of the last entry that is durable.
+    synced_to: AtomicU64,
 }
 
 impl Shared {
@@ -228,6 +269,8 @@ impl Shared {
             reserve_bytes: AtomicU64::new(wal.reserve_bytes()),
             last_sync: AtomicU64::new(0),
             busy_since: AtomicU64::new(0),
+            unsynced_since: AtomicU64::new(0),
+            synced_to: AtomicU64::new(wal.last().index.0),
         }
     }
 
@@ -251,6 +294,13 @@ impl Shared {
     fn now_nanos(&self) -> u64 {
         nanos(self.clock.now()).max(1)
     }
+
+    fn since(&self, moment: &AtomicU64) -> Duration {
+        match moment.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.clock.now().saturating_sub(Duration::from_nanos(since)),
+        }
+    }
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -265,8 +315,12 @@ struct Owner {
     report: Box<dyn FnMut(Report) + Send>,
     chores: mpsc::Sender<Chore>,
     stalled: bool,
-    /// The last ticket of which everything is durable.
-    durable: u64,
+    /// The last ticket of which everything is written, and durable if it has to be.
+    done: u64,
+    /// A frame is written and not yet reported as durable.
+    waits: bool,
+    /// Bytes written since the last sync.
+    unsynced_bytes: u64,
 }
 
 impl Owner {
@@ -280,22 +334,42 @@ impl Owner {
         loop {
             self.tend()?;
             let mut state = self.shared.lock();
-            while state.queue.ticket == self.durable && !state.changed && !state.closing {
+            while state.queue.ticket == self.done && !state.changed && !state.closing && !state.sync {
                 state = self.shared.wait(state);
             }
-            let closing = state.closing;
+            let (closing, sync) = (state.closing, std::mem::take(&mut state.sync));
             let ticket = state.queue.ticket;
             let taken = Queue { ticket, ..Queue::default() };
             let queue = std::mem::replace(&mut state.queue, taken);
             drop(state);
-            if ticket > self.durable {
-                if !self.write(&queue)? {
-                    return Ok(());
-                }
-            } else if closing {
-                return Ok(());
+            let idle = ticket == self.done;
+            if !idle && !self.write(&queue)? {
+                return self.end();
+            }
+            if sync {
+                self.sync()?;
+            }
+            if idle && closing {
+                return self.end();
             }
         }
+    }
+
+    /// Everything that was written is synced, and the log is told that nothing follows.
+    fn end(&mut self) -> Result<(), Fault> {
+        self.sync()?;
+        self.wal.end()
+    }
+
+    /// Makes everything durable that was written, and tells; if that was told already, nothing.
+    fn sync(&mut self) -> Result<(), Fault> {
+        if self.waits {
+            self.shared.busy_since.store(self.shared.now_nanos(), Ordering::Relaxed);
+            let sync = self.wal.sync()?;
+            self.shared.busy_since.store(0, Ordering::Relaxed);
+            self.synced(Appended { bytes: 0, sync });
+        }
+        Ok(())
     }
 
     /// Looks after everything but the queue: releases, and the files to come.
@@ -320,13 +394,19 @@ impl Owner {
         let mut entries = &queue.entries[..];
         loop {
             let (now, later) = entries.split_at(frame_entries(entries));
-            let Some(appended) = self.append(queue.hard_state, now)? else { return Ok(false) };
+            let Some(appended) = self.append(queue, now)? else { return Ok(false) };
             entries = later;
             if entries.is_empty() {
-                self.durable = queue.ticket;
+                self.done = queue.ticket;
                 self.shared.queued_bytes.fetch_sub(queue.bytes, Ordering::Relaxed);
             }
-            self.synced(appended);
+            self.shared.written_bytes.fetch_add(appended.bytes, Ordering::Relaxed);
+            self.unsynced_bytes += appended.bytes;
+            if self.wal.is_synced() {
+                self.synced(appended)
+            } else {
+                self.written()
+            }
             // The report is out: what is left of a segment's birth delays nobody's acknowledgement.
             self.wal.seal()?;
             if entries.is_empty() {
@@ -337,26 +417,46 @@ impl Owner {
     }
 
     fn synced(&mut self, appended: Appended) {
-        self.stalled = false;
-        self.shared.written_bytes.fetch_add(appended.bytes, Ordering::Relaxed);
+        (self.stalled, self.waits) = (false, false);
         self.shared.last_sync.store(nanos(appended.sync), Ordering::Relaxed);
-        if appended.bytes > 0 {
-            self.observer.synced(appended.bytes, appended.sync);
+        self.shared.unsynced_since.store(0, Ordering::Relaxed);
+        self.shared.synced_to.store(self.wal.last().index.0, Ordering::Relaxed);
+        let bytes = std::mem::take(&mut self.unsynced_bytes);
+        if bytes > 0 {
+            self.observer.synced(bytes, appended.sync);
         }
-        let synced = Synced { ticket: self.durable, last: self.wal.last(), hard_state: self.wal.hard_state() };
+        let synced = Synced { ticket: self.done, last: self.wal.last(), hard_state: self.wal.hard_state() };
         (self.report)(Report::Synced(synced));
     }
 
+    /// A frame is written that waits for a sync.
+    fn written(&mut self) {
+        (self.stalled, self.waits) = (false, true);
+        let since = &self.shared.unsynced_since;
+        // Only this thread writes it.
+        if since.load(Ordering::Relaxed) == 0 {
+            since.store(self.shared.now_nanos(), Ordering::Relaxed);
+        }
+        (self.report)(Report::Written(self.done));
+    }
+
     /// Appends one frame, however long the disk is full; `None` if we are to close meanwhile.
-    fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry]) -> Result<Option<Appended>, Fault> {
+    fn append(&mut self, queue: &Queue, entries: &[Entry]) -> Result<Option<Appended>, Fault> {
+        let hard_state = queue.hard_state;
         self.shared.busy_since.store(self.shared.now_nanos(), Ordering::Relaxed);
         let appended = loop {
             self.await_chore(hard_state, entries)?;
-            match self.wal.append(hard_state, entries) {
+            let appended = match queue.strict {
+                true => self.wal.append(hard_state, entries),
+                false => self.wal.append_relaxed(hard_state, entries),
+            };
+            match appended {
                 Ok(appended) => break Some(appended),
                 Err(AppendError::Fault(fault)) => return Err(fault),
                 Err(AppendError::Full) => {}
             }
+            // Who waits for this may be the one who makes room.
+            self.sync()?;
             if !self.stalled {
                 self.stalled = true;
                 (self.report)(Report::Stalled);

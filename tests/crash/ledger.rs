@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::relaxed::Relaxed;
 use super::rows::{Effect, Event, Row, Rows};
 
 /// A writing request: a put, a deletion or a transaction.
@@ -170,6 +171,8 @@ pub struct Ledger {
     pub hashes: Vec<Hash>,
     /// The highest revision, term and index that anybody was told.
     pub seen: (i64, u64, u64),
+    /// What the server may lose with the power.
+    pub relaxed: Relaxed,
     /// What the verifications have seen, for the report.
     pub tally: Tally,
 }
@@ -191,6 +194,8 @@ pub struct Tally {
     pub snapshots: u64,
     pub leases: u64,
     pub expired: u64,
+    pub cuts: u64,
+    pub lost: u64,
 }
 
 impl Ledger {

@@ -17,6 +17,7 @@ mod wear;
 
 use crate::crash::campaign::Campaign;
 use crate::crash::load::Load;
+use crate::crash::relaxed::Relaxed;
 use crate::support::Server;
 use crate::support::random::Random;
 use disk::{Disk, Kind, Operation, Plan, Trouble};
@@ -47,6 +48,18 @@ fn server_on(mounted: &Mounted) -> Server {
     // A checkpoint every twenty writes.
     let server = Server::builder().data_dir(mounted.path()).flag("--snapshot-count=2");
     server.flag("--heartbeat-interval=20").flag("--election-timeout=200").prepare()
+}
+
+/// A new server with a relaxed class on a new disk.
+fn begin_relaxed(random: &mut Random) -> Option<(Disk, Mounted, Campaign)> {
+    let (disk, mounted) = mounted(random.next())?;
+    let mut server = server_on(&mounted);
+    let relaxed = Relaxed::of(&["k0/", "k1/", "k2/", "k3/", "k4/", "k5/"]);
+    relaxed.flags().into_iter().for_each(|flag| server.add_flag(flag));
+    server.restart();
+    let mut campaign = Campaign::new(server, random.fork());
+    campaign.ledger.relaxed = relaxed;
+    Some((disk, mounted, campaign))
 }
 
 /// A new server on a new disk.

@@ -17,6 +17,8 @@ use crate::mvcc::RowHead;
 use crate::pb::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
 use crate::wal::NoObserver;
 
+const OWN_FLAGS: [&str; 2] = ["--heartbeat-interval=10", "--election-timeout=100"];
+
 pub struct Rig {
     pub disk: SimDisk,
     pub clock: Arc<SimClock>,
@@ -33,8 +35,7 @@ impl Rig {
         let clock = Arc::new(SimClock::default());
         let random = Arc::new(SimRandom::new(seed ^ 0x5eed));
         let host = Host { disk: Arc::new(disk.clone()), clock: clock.clone(), random };
-        let own = ["--heartbeat-interval=10", "--election-timeout=100"];
-        let flags = own.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
+        let flags = OWN_FLAGS.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
         // Nothing of LMDB's file is lost with the power here, so it need not wait for a real disk.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         Rig { disk, clock, tuning: Tuning::default(), host, dir, flags }
@@ -47,6 +48,12 @@ impl Rig {
         rig.tuning.checkpoint_wal_bytes = 24 << 10;
         rig.tuning.wal_segment_bytes = 8 << 10;
         rig
+    }
+
+    /// Other flags from the next start on.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags.truncate(OWN_FLAGS.len());
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
     }
 
     pub fn start(&self) -> Result<Server, Fault> {

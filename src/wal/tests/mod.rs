@@ -3,6 +3,7 @@
 mod corners;
 mod damage;
 mod model;
+mod relaxed;
 mod thread;
 mod writing;
 
@@ -20,7 +21,8 @@ use crate::raft::{Entry, EntryKind, HardState, Index, LogId, MemberId, Term};
 const DIR: &str = "/data/wal";
 const IDENTITY: Identity = Identity { cluster_id: 0xc1, member_id: 0xa1 };
 /// Six sectors of frames in a segment, so that a few entries fill some.
-const SMALL: Options = Options { segment_bytes: 8 * SECTOR as u64, max_spares: 2, buffer_bytes: 2 * SECTOR, no_fsync: false };
+const SMALL: Options =
+    Options { segment_bytes: 8 * SECTOR as u64, max_spares: 2, buffer_bytes: 2 * SECTOR, no_fsync: false, max_unsynced: 0 };
 
 fn dir() -> &'static Path {
     Path::new(DIR)

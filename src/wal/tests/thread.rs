@@ -162,6 +162,52 @@ fn a_full_disk_stalls_the_queue_until_a_release_frees_a_segment() {
     assert_eq!(recovered.entries, [entry(1, last, 700), entry(1, last + 1, 700)]);
 }
 
+/// The checkpoint that would make room may wait for it.
+#[test]
+fn what_waits_for_a_sync_is_synced_before_a_full_disk_is_waited_for() {
+    let (host, disk) = sim::host(1);
+    let (writer, reports) = start(create(&host, Options { max_unsynced: 100, ..SMALL }));
+    writer.submit(Unsynced { hard_state: Some(state(1, 1, 0)), entries: vec![entry(1, 1, 9)] });
+    assert_eq!(synced(&reports).last, id(1, 1));
+    let ticket = writer.submit_relaxed(batch(vec![entry(1, 2, 9)]));
+    assert!(matches!(reports.recv().unwrap(), Report::Written(written) if written == ticket));
+    assert!(reports.try_recv().is_err());
+    disk.set_capacity(Some(0));
+    writer.submit_relaxed(batch(vec![entry(1, 3, 9000)]));
+    assert_eq!(synced(&reports).last, id(1, 2));
+    assert!(matches!(reports.recv().unwrap(), Report::Stalled));
+    assert_eq!(writer.close(), Index(2));
+    disk.power_cut();
+    assert_eq!(open(&next_host(&disk, 2), 0).unwrap().1.last, id(1, 2));
+}
+
+#[test]
+fn relaxed_batches_are_written_at_once_and_synced_when_asked_for_or_with_a_strict_one() {
+    let (host, disk) = sim::host(1);
+    let (writer, reports) = start(create(&host, Options { max_unsynced: 100, segment_bytes: 1 << 20, ..SMALL }));
+    writer.submit(Unsynced { hard_state: Some(state(1, 1, 0)), entries: vec![entry(1, 1, 9)] });
+    assert_eq!(synced(&reports).last, id(1, 1));
+    let before = disk.counts().syncs;
+    let relaxed = |index| {
+        let ticket = writer.submit_relaxed(batch(vec![entry(1, index, 9)]));
+        assert!(matches!(reports.recv().unwrap(), Report::Written(written) if written == ticket));
+    };
+    relaxed(2);
+    relaxed(3);
+    assert_eq!(disk.counts().syncs, before);
+    writer.sync();
+    assert_eq!(synced(&reports), Synced { ticket: 3, last: id(1, 3), hard_state: state(1, 1, 0) });
+    relaxed(4);
+    writer.submit(batch(vec![entry(1, 5, 9)]));
+    assert_eq!(synced(&reports).last, id(1, 5));
+    relaxed(6);
+    assert_eq!(disk.counts().syncs - before, 2);
+    assert_eq!(writer.close(), Index(6));
+    disk.power_cut();
+    let (_, recovered) = Wal::open(&next_host(&disk, 2), dir(), None, Index(0), SMALL).unwrap();
+    assert_eq!((recovered.last, recovered.may_have_lost), (id(1, 6), 0));
+}
+
 #[test]
 fn a_full_disk_is_tried_again_without_being_told() {
     let (host, disk) = sim::host(1);

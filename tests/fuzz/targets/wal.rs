@@ -18,7 +18,8 @@ const DIR: &str = "/data/wal";
 const IDENTITY: Identity = Identity { cluster_id: 0xc1, member_id: 0xa1 };
 const SECTOR: usize = 512;
 /// Small, so that a few entries fill some segments.
-const OPTIONS: Options = Options { segment_bytes: 6 * SECTOR as u64, max_spares: 2, buffer_bytes: 2 * SECTOR, no_fsync: false };
+const OPTIONS: Options =
+    Options { segment_bytes: 6 * SECTOR as u64, max_spares: 2, buffer_bytes: 2 * SECTOR, no_fsync: false, max_unsynced: 0 };
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
