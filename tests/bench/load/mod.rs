@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub use ask::{Ask, Keys, filler};
 pub use latency::Histogram;
-pub use watching::{Created, Delivered, Puts, Watchers, Watches};
+pub use watching::{Puts, Watchers, Watches};
 
 use calls::Calls;
 use connection::Connection;
