@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -114,6 +114,10 @@ figures: release oracle
 BENCH = BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --profile load --test tests -- --include-ignored --exact --nocapture
 bench: release oracle
 	LOADS=$(LOADS) TOTAL=$(TOTAL) ROUNDS=$(ROUNDS) $(BENCH) bench::bramble_beside_etcd
+
+# How costs grow with the size of values and the numbers of clients, keys and watchers (LOADS= picks of these), beside etcd's. Draws docs/growth-*.svg.
+bench-growth: release oracle
+	LOADS=$(LOADS) ROUNDS=$(ROUNDS) $(BENCH) bench::growth::no_cost_grows_faster_than_etcds
 
 release: toolchain
 	$(CARGO) build --release --locked

@@ -6,6 +6,7 @@
 //! measured, round by round with neither server always first, and prints the [`table`].
 
 mod benchmark;
+mod growth;
 mod load;
 mod loads;
 mod machine;
