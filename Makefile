@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -108,6 +108,16 @@ hostile: release
 # Idle memory, sizes and start times, beside a real etcd in the same run.
 figures: release oracle
 	BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --test tests -- limits::figures --include-ignored --nocapture
+
+# Beside a real etcd in the same run: requests a second, latency, processor time, memory and bytes written, in one table. Raw results go to
+# tests/bench/results. LOADS=put,range picks loads by the beginnings of their names, TOTAL sets the calls of each, ROUNDS how often each is measured.
+BENCH = BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --profile load --test tests -- --include-ignored --exact --nocapture
+bench: release oracle
+	LOADS=$(LOADS) TOTAL=$(TOTAL) ROUNDS=$(ROUNDS) $(BENCH) bench::bramble_beside_etcd
+
+# How costs grow with the size of values and the numbers of clients, keys and watchers (LOADS= picks of these), beside etcd's. Draws docs/growth-*.svg.
+bench-growth: release oracle
+	LOADS=$(LOADS) ROUNDS=$(ROUNDS) $(BENCH) bench::growth::no_cost_grows_faster_than_etcds
 
 release: toolchain
 	$(CARGO) build --release --locked

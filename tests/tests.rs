@@ -1,6 +1,7 @@
 //! All tests that look at the crate from outside: one target, so that it links once.
 
 mod api;
+mod bench;
 mod cli;
 mod crash;
 mod differential;

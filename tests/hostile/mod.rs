@@ -15,7 +15,7 @@ mod headers;
 mod http1;
 mod replies;
 mod watches;
-mod wire;
+pub mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

@@ -17,19 +17,20 @@ const REVISIONS: i64 = 1_000_000;
 const STARTS: usize = 5;
 
 /// Of one server.
-struct Figures {
-    binary: u64,
-    idle: u64,
-    fresh: u64,
-    start_of_keys: Duration,
-    start_of_revisions: Duration,
-    start_from_disk: Duration,
-    memory_of_revisions: Memory,
-    data_of_revisions: u64,
+pub struct Figures {
+    pub binary: u64,
+    pub idle: u64,
+    pub fresh: u64,
+    pub start_of_keys: Duration,
+    pub start_of_revisions: Duration,
+    pub start_from_disk: Duration,
+    pub memory_of_revisions: Memory,
+    pub data_of_revisions: u64,
 }
 
 impl Figures {
-    fn measure(binary: &Path) -> Figures {
+    /// Measures the server that this binary is; some minutes.
+    pub fn measure(binary: &Path) -> Figures {
         let start = || Server::builder().binary(binary.to_owned()).flag("--quota-backend-bytes=8589934592").start();
         let mut server = start();
         // What the start itself took is given back, and what is done once a while has been done.
@@ -74,7 +75,7 @@ fn load(server: &Server) {
 }
 
 /// Kills it, and measures the time from its start to the first linearizable answer; the median of several times.
-fn median_start(server: &mut Server, revisions: i64, cold: bool) -> Duration {
+pub fn median_start(server: &mut Server, revisions: i64, cold: bool) -> Duration {
     let mut times: Vec<Duration> = (0..STARTS)
         .map(|_| {
             server.kill();
@@ -116,7 +117,7 @@ fn forget(dir: &Path) {
 }
 
 /// Bytes that a directory takes, as `du` counts them.
-fn on_disk(dir: &Path) -> u64 {
+pub fn on_disk(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let bytes = |path: &Path| path.metadata().unwrap().blocks() * 512;

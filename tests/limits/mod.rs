@@ -5,7 +5,7 @@
 //! prints what [`figures`] measures beside a real etcd.
 
 mod disk;
-mod figures;
+pub mod figures;
 mod leases;
 mod sizes;
 mod volume;
@@ -22,17 +22,17 @@ use crate::support::{Client, Server};
 
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug)]
-struct Memory {
+pub struct Memory {
     /// Resident: with the pages of the checkpoint that are mapped, which the kernel takes back when it wants to.
-    resident: u64,
+    pub resident: u64,
     /// The part of it that is no file's.
-    own: u64,
+    pub own: u64,
     /// The most that was ever resident.
-    peak: u64,
+    pub peak: u64,
 }
 
 impl Memory {
-    fn of(server: &Server) -> Memory {
+    pub fn of(server: &Server) -> Memory {
         Memory::of_process(server.pid())
     }
 
