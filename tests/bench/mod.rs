@@ -6,11 +6,13 @@
 //! measured, round by round with neither server always first, and prints the [`table`].
 
 mod benchmark;
+mod flash;
 mod growth;
 mod load;
 mod loads;
 mod machine;
 mod process;
+mod report;
 mod samples;
 mod sides;
 mod table;
