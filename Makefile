@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -114,6 +114,11 @@ bench-flash: release oracle
 # The same under Kubernetes' own control plane, one on each server, left idle.
 bench-flash-kube: release oracle-kube
 	$(if $(MINUTES),MINUTES=$(MINUTES)) $(if $(MOUNT),MOUNT=$(MOUNT)) $(BENCH) bench::flash::kube::table_of_wear_under_an_idle_control_plane
+
+# What clients feel while fifty of them put on a device that takes 20, 100, 500 ms for each flush, beside a real etcd; as root. LENGTH:
+# seconds for each pace and server.
+bench-slow: release oracle
+	$(if $(LENGTH),LENGTH=$(LENGTH)) $(BENCH) bench::slow::table_of_a_slow_device
 
 # Idle memory, sizes and start times, beside a real etcd in the same run.
 figures: release oracle

@@ -15,6 +15,7 @@ mod process;
 mod report;
 mod samples;
 mod sides;
+mod slow;
 mod table;
 
 use crate::limits::figures;
