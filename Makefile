@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -104,6 +104,21 @@ limits: release oracle
 # Clients that mean harm, in full size, on the release binary; prints what it measures. As root also hosts that vanish.
 hostile: release
 	BRAMBLE_BIN=$(RELEASE) $(CARGO) test --locked --test tests -- hostile:: --include-ignored --test-threads=1 --nocapture
+
+# What reaches the device, journal included, beside a real etcd; each server on a loop device of its own, so as root. MINUTES: of each of
+# the loads that last (they run at the same time); NODES: of the idle cluster; MOUNT: mount options, noatime unless said. The results are kept in
+# tests/bench/results.
+bench-flash: release oracle
+	$(if $(MINUTES),MINUTES=$(MINUTES)) $(if $(NODES),NODES=$(NODES)) $(if $(MOUNT),MOUNT=$(MOUNT)) $(BENCH) bench::flash::table_of_wear
+
+# The same under Kubernetes' own control plane, one on each server, left idle.
+bench-flash-kube: release oracle-kube
+	$(if $(MINUTES),MINUTES=$(MINUTES)) $(if $(MOUNT),MOUNT=$(MOUNT)) $(BENCH) bench::flash::kube::table_of_wear_under_an_idle_control_plane
+
+# What clients feel while fifty of them put on a device that takes 20, 100, 500 ms for each flush, beside a real etcd; as root. LENGTH:
+# seconds for each pace and server.
+bench-slow: release oracle
+	$(if $(LENGTH),LENGTH=$(LENGTH)) $(BENCH) bench::slow::table_of_a_slow_device
 
 # Idle memory, sizes and start times, beside a real etcd in the same run.
 figures: release oracle

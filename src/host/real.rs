@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::rand::{SecureRandom, SystemRandom};
-use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Clock, DIRECT_ALIGN, Disk, File, Random, SECTOR, suits_direct};
@@ -30,8 +30,8 @@ impl OsFile {
 /// Opens a file for direct, synchronous writes. None where the file system says that it has none of whole sectors, or says nothing
 /// (`statx`, `STATX_DIOALIGN`, since Linux 6.1): it might take the writes, and do in several steps what has to be one.
 fn open_direct(path: &Path) -> Option<fs::File> {
-    let flags = OFlags::DIRECT | OFlags::DSYNC;
-    let file = fs::OpenOptions::new().write(true).custom_flags(i32::try_from(flags.bits()).ok()?).open(path).ok()?;
+    // Not rustix's flags: its `DSYNC` is `O_SYNC`, with which ext4 commits its journal for each new time of the file.
+    let file = fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(path).ok()?;
     let stat = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     let whole_sectors = (1..=SECTOR as u32).contains(&stat.stx_dio_offset_align);
     (stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && whole_sectors && stat.stx_dio_mem_align <= DIRECT_ALIGN as u32)
@@ -189,6 +189,19 @@ mod tests {
         file.write_at(b"bytes", 0).unwrap();
         file.sync_data().unwrap();
         OsDisk.sync_dir(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_direct_write_syncs_what_it_writes_and_not_the_times_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = fs::File::create(&path).unwrap();
+        let Some(direct) = open_direct(&path) else {
+            return eprintln!("\nSKIPPED: the file system of {} has no direct writes of sectors\n", dir.path().display());
+        };
+        drop(file);
+        let flags = rustix::fs::fcntl_getfl(&direct).unwrap().bits().cast_signed();
+        assert_eq!(flags & libc::O_SYNC, libc::O_DSYNC, "O_SYNC is O_DSYNC and more");
     }
 
     #[test]

@@ -6,13 +6,16 @@
 //! measured, round by round with neither server always first, and prints the [`table`].
 
 mod benchmark;
+mod flash;
 mod growth;
 mod load;
 mod loads;
 mod machine;
 mod process;
+mod report;
 mod samples;
 mod sides;
+mod slow;
 mod table;
 
 use crate::limits::figures;

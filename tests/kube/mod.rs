@@ -3,7 +3,7 @@
 //! The apiserver runs with both of its checkers on: it panics when a cache differs from the store
 //! (`KUBE_WATCHCACHE_CONSISTENCY_CHECKER`) and when an event cannot be decoded (`KUBE_PANIC_WATCH_DECODE_ERROR`).
 
-mod control_plane;
+pub mod control_plane;
 mod idle;
 mod kubectl;
 mod story;

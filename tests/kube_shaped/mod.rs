@@ -16,7 +16,7 @@ mod figures;
 mod follower;
 mod history;
 mod model;
-mod resources;
+pub mod resources;
 mod run;
 mod store;
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use bramble::pb::etcdserverpb::{AlarmRequest, DefragmentRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, StatusRequest};
 
-use super::volume::Volume;
 use super::{Latencies, tell, tell_memory};
 use crate::support::requests::{
     Revision, Watch, compact, delete, delete_range, grant, keep_alive, key, prefix, put, watch_prefix,
 };
+use crate::support::volume::Volume;
 use crate::support::wait::until;
 use crate::support::{Client, Code, Server, Status};
 

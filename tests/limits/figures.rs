@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use bramble::pb::etcdserverpb::RangeRequest;
 
-use super::{Memory, size};
+use super::size;
+use crate::support::process::Memory;
 use crate::support::requests::{Revision, key, put};
+use crate::support::volume::on_disk;
 use crate::support::wait::DEADLINE;
 use crate::support::{Client, Server, oracle, under_test};
 
@@ -114,14 +116,6 @@ fn forget(dir: &Path) {
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
         }
     }
-}
-
-/// Bytes that a directory takes, as `du` counts them.
-pub fn on_disk(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let bytes = |path: &Path| path.metadata().unwrap().blocks() * 512;
-    bytes(dir) + entries.map(|path| if path.is_dir() { on_disk(&path) } else { bytes(&path) }).sum::<u64>()
 }
 
 #[test]

@@ -8,7 +8,6 @@ mod disk;
 pub mod figures;
 mod leases;
 mod sizes;
-mod volume;
 mod watches;
 
 use std::fmt::Display;
@@ -17,34 +16,9 @@ use std::time::{Duration, Instant};
 
 use bramble::pb::etcdserverpb::RangeRequest;
 
+use crate::support::process::Memory;
 use crate::support::requests::{key, put};
 use crate::support::{Client, Server};
-
-/// Memory of a process, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Memory {
-    /// Resident: with the pages of the checkpoint that are mapped, which the kernel takes back when it wants to.
-    pub resident: u64,
-    /// The part of it that is no file's.
-    pub own: u64,
-    /// The most that was ever resident.
-    pub peak: u64,
-}
-
-impl Memory {
-    pub fn of(server: &Server) -> Memory {
-        Memory::of_process(server.pid())
-    }
-
-    fn of_process(pid: u32) -> Memory {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
-            line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap() * 1024
-        };
-        Memory { resident: field("VmRSS:"), own: field("RssAnon:"), peak: field("VmHWM:") }
-    }
-}
 
 /// Bytes in words.
 fn size(bytes: u64) -> String {

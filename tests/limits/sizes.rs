@@ -5,8 +5,9 @@ use std::time::Instant;
 use bramble::pb::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse};
 use prost::Message;
 
-use super::{Memory, beside, size, tell, tell_memory};
+use super::{beside, size, tell, tell_memory};
 use crate::support::grpc::Stream;
+use crate::support::process::Memory;
 use crate::support::requests::{IntoOp, RANGE_STREAM, Unary, Watch, delete, key, prefix, put, range, then, watch, watch_prefix};
 use crate::support::{Client, Code, Server, Status};
 

@@ -8,9 +8,11 @@ pub mod command;
 pub mod etcdctl;
 pub mod grpc;
 pub mod http;
+pub mod process;
 pub mod random;
 pub mod requests;
 pub mod server;
+pub mod volume;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -14,9 +14,9 @@ use super::samples::{By, Figures, Sample, Samples};
 use super::sides::Side;
 use super::table::show;
 use super::{number, wanted};
-use crate::limits::Memory;
 use crate::limits::figures::median_start;
 use crate::support::Server;
+use crate::support::process::Memory;
 use plot::{Curve, Panel};
 
 /// A quantity that grows.
