@@ -67,7 +67,7 @@ pub struct Begun {
     pub place: Ticket,
 }
 
-/// The places of calls whose last words wait in HTTP/2's library, where they take as much memory as the call did.
+/// The places of calls whose last words wait to leave, where they take as much memory as the call did.
 #[derive(Default)]
 pub struct Leaving(Mutex<Vec<Ticket>>);
 

@@ -14,7 +14,7 @@ use flate2::bufread::MultiGzDecoder;
 /// Flags and length.
 pub const PREFIX: usize = 5;
 
-/// What a segment takes beside its bytes while it waits, here and in the queue of HTTP/2's library, in bytes, as measured: many short
+/// What a segment takes beside its bytes while it waits, here and on its way to the socket, in bytes, as measured: many short
 /// replies that nobody reads are little else.
 const SEGMENT: usize = 256;
 

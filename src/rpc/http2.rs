@@ -44,7 +44,7 @@ const UNHEARD: usize = 32 * 1024;
 const RUNNING: usize = 2_000;
 /// About what an answer that is no gRPC message takes while it is made: `/metrics` is the longest.
 const HTTP_ANSWER: usize = 128 * 1024;
-/// What a call takes in memory while it is open, in bytes, as measured: a stream of HTTP/2's library, the call, its task.
+/// What a call takes in memory while it is open, in bytes, as measured: its stream, the call, its task.
 const CALL: usize = 5 * 1024;
 /// And each of its header fields, beside name and value.
 const HEADER: usize = 128;

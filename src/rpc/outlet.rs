@@ -79,7 +79,7 @@ impl Replies {
 /// The queue itself.
 pub struct Outlet {
     queue: Mutex<Queue>,
-    /// What is on its way: here, and in HTTP/2's library.
+    /// What is on its way: here, and behind the connection's other bytes.
     held: Arc<Allowance>,
 }
 

@@ -5,7 +5,7 @@ mod encoder;
 mod huffman;
 mod table;
 
-pub use decoder::{Decoder, Malformed};
+pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use table::Field;
 #[cfg(test)]

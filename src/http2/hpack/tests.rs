@@ -1,3 +1,4 @@
+use super::decoder::Malformed;
 use super::*;
 
 fn fields(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, String)>, Malformed> {

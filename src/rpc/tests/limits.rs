@@ -17,7 +17,7 @@ fn replies_of_a_batch_leave_in_one_write() {
     let (pipe, writes) = rig.dial_counted(rig.offer());
     let client = rig.client_of(pipe);
     let before = writes.count();
-    // Long enough that HTTP/2's library alone would write each for itself.
+    // Long enough that each would be written for itself.
     let message = vec![0; 2000];
     let outcomes = rig.run(async move { join_all((0..30).map(|_| client.call("Echo", &message))).await });
     assert!(outcomes.iter().all(|outcome| outcome.status() == ("0", "") && outcome.messages()[0].len() == 2000));
