@@ -155,11 +155,14 @@ fn a_block_means_something_else_after_something_was_learned() {
     assert!(sent.is_ok() && head.is_none_or(|head| head.path != "/a/b" || head.get("x").is_some()), "the old numbers");
 }
 
+/// What a client sends (kind, flags, stream, payload), and what it is for a mistake.
+type Mistake<'a> = (&'a str, u8, u8, u32, &'a [u8], Reason);
+
 /// What breaks the connection, and what the client is told.
 #[test]
 fn mistakes_about_the_connection_end_it() {
     let long = vec![0; 16_385];
-    let mistakes: [(&str, u8, u8, u32, &[u8], Reason); 22] = [
+    let mistakes: [Mistake<'_>; 22] = [
         ("DATA of the connection", kind::DATA, 0, 0, b"x", Reason::PROTOCOL_ERROR),
         ("DATA of a stream that never was", kind::DATA, 0, 9, b"x", Reason::PROTOCOL_ERROR),
         ("more padding than frame", kind::DATA, flag::PADDED, 1, &[4, 0, 0], Reason::PROTOCOL_ERROR),
