@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Pair, disk, idle_rows, minutes};
+use super::{Pair, disk, idle_rows, minutes, named};
 use crate::bench::report::Report;
 use crate::kube::control_plane::ControlPlane;
 use crate::support::server::Builder;
@@ -15,7 +15,7 @@ const TO_SETTLE: Duration = Duration::from_secs(120);
 fn table_of_wear_under_an_idle_control_plane() {
     let length = minutes();
     let Some(mut pair) = Pair::start(Builder::kubeadm) else { return };
-    let mut report = Report::begin("flash-kube", &disk());
+    let mut report = Report::begin(&named("flash-kube"), &disk());
     report.note(&format!("MINUTES={}", length.as_secs_f64() / 60.0));
     pair.warm_up();
     let mut planes = pair.each(|side| ControlPlane::start(&side.server));
