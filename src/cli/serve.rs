@@ -43,9 +43,9 @@ pub fn serve(config: Config) -> Result<(), Fault> {
     // Sockets first: an address in use is a matter of a moment, and the store's start may take longer.
     let sockets = Sockets::bind(&config)?;
     let Some(server) = start(&config, &host, &mut signals)? else { return Ok(()) };
-    let executor = start_executor()?;
+    let executors = start_executors()?;
     let timers: Arc<dyn Timers> = Arc::new(SystemTimers::new(host.clock.clone()));
-    let front = Front::new(Settings::of(&config), executor.clone(), timers.clone());
+    let front = Front::new(Settings::of(&config), executors.clone(), timers.clone());
     let clients = Served::clients(&config, server.handle(), timers.clone());
     let metrics = Served::metrics(&config, server.handle(), timers.clone());
     let api = Api::new(server.handle(), Limits::of(&config), timers, &host);
@@ -56,7 +56,7 @@ pub fn serve(config: Config) -> Result<(), Fault> {
             Kind::Metrics => Some(metrics.clone()),
             Kind::GrpcOnly => None,
         };
-        executor.spawn(front.clone().accept(listener, Offer { services, endpoints })).detach();
+        executors[0].spawn(front.clone().accept(listener, Offer { services, endpoints })).detach();
     }
     log::info!("ready to serve client requests");
     let asked = async {
@@ -170,15 +170,19 @@ fn host_of(url: &ListenUrl) -> String {
     }
 }
 
-/// The threads that sockets are served on.
-fn start_executor() -> Result<Arc<Executor<'static>>, Fault> {
-    let executor = Arc::new(Executor::new());
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_EXECUTORS);
-    for n in 0..threads {
-        let executor = executor.clone();
-        let run = move || future::block_on(executor.run(future::pending::<()>()));
+/// The threads that sockets are served on, each with an executor of its own: of threads that share one, each that finds work wakes
+/// another to look for more, and for a request at a time that is most of what it costs.
+fn start_executors() -> Result<Vec<Arc<Executor<'static>>>, Fault> {
+    let start = |n| {
+        let executor = Arc::new(Executor::new());
+        let run = {
+            let executor = executor.clone();
+            move || future::block_on(executor.run(future::pending::<()>()))
+        };
         let spawned = thread::Builder::new().name(format!("rpc-{n}")).spawn(run);
         spawned.map_err(|e| Fault::new(format!("cannot start an executor thread: {e}")))?;
-    }
-    Ok(executor)
+        Ok(executor)
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_EXECUTORS);
+    (0..threads).map(start).collect()
 }

@@ -3,7 +3,7 @@
 mod receiving;
 mod sending;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +16,7 @@ use super::frame::{Head as FrameHead, Reason, kind, setting};
 use super::head::Head;
 use super::hpack::{Decoder, Encoder};
 use super::outgoing::Outgoing;
+use super::places::Places;
 use super::stream::{Id, Stream, remember};
 
 /// Both sides' windows before anybody says otherwise, in bytes.
@@ -104,7 +105,7 @@ pub struct Connection<H> {
     known: VecDeque<(Box<[u8]>, Arc<Head>)>,
     requests: VecDeque<Request>,
     streams: Slab<Stream>,
-    places: HashMap<u32, usize>,
+    places: Places,
     /// The newest stream of the client.
     last: u32,
     receive_window: i64,
@@ -160,7 +161,7 @@ impl<H> Connection<H> {
             known: VecDeque::new(),
             requests: VecDeque::new(),
             streams: Slab::new(),
-            places: HashMap::new(),
+            places: Places::default(),
             last: 0,
             receive_window: i64::from(settings.connection_window),
             taken: 0,
@@ -227,7 +228,7 @@ impl<H> Connection<H> {
         }
         stream.wake_reader();
         stream.wake_writer();
-        self.places.remove(&stream.number);
+        self.places.remove(stream.number);
         if stream.reset.is_some() {
             // Nobody takes it any more.
             let untaken = std::mem::take(&mut stream.body).len() as u32;
@@ -241,7 +242,7 @@ impl<H> Connection<H> {
 
     fn forget(&mut self, place: usize) {
         let stream = self.streams.remove(place);
-        self.places.remove(&stream.number);
+        self.places.remove(stream.number);
         self.give_back(stream.body.len() as u32);
         if stream.is_in_line {
             self.line.retain(|other| *other != place);

@@ -14,6 +14,7 @@ mod frame;
 mod head;
 mod hpack;
 mod outgoing;
+mod places;
 mod stream;
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ async fn unless_gone<T>(sender: &mut Sender, work: impl Future<Output = T>) -> R
     .await
 }
 
-/// Answers a streaming call. A task of its own.
+/// Answers a streaming call, most often in a task of its own.
 pub async fn stream(shared: Arc<Shared>, mut begun: Begun) {
     let place = begun.place.take();
     converse(&shared, begun).await;

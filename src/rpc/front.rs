@@ -159,7 +159,7 @@ impl Memory {
 /// All connections of the server.
 pub struct Front {
     settings: Settings,
-    executor: Arc<Executor<'static>>,
+    executors: Vec<Arc<Executor<'static>>>,
     timers: Arc<dyn Timers>,
     memory: Memory,
     connections: Arc<Semaphore>,
@@ -167,17 +167,17 @@ pub struct Front {
 }
 
 impl Front {
-    /// Nothing is listened to yet.
-    pub fn new(settings: Settings, executor: Arc<Executor<'static>>, timers: Arc<dyn Timers>) -> Arc<Front> {
+    /// Nothing is listened to yet. A connection and its streams stay on one of the executors, of which there is at least one.
+    pub fn new(settings: Settings, executors: Vec<Arc<Executor<'static>>>, timers: Arc<dyn Timers>) -> Arc<Front> {
         let memory = Memory::of(&settings);
         let connections = Arc::new(Semaphore::new(settings.max_connections));
-        Arc::new(Front { settings, executor, timers, memory, connections, stop: Arc::default() })
+        Arc::new(Front { settings, executors, timers, memory, connections, stop: Arc::default() })
     }
 
     /// Serves one connection to its end. The seam: `io` may be anything.
     pub async fn serve(&self, io: impl Io, protocol: Protocol, peer: Peer, offer: Offer) {
-        let guest = self.guest();
-        self.serve_guest(Stream::new(io), protocol, peer, offer, guest).await;
+        let (executor, guest) = (self.executor(), self.guest());
+        self.serve_guest(executor, Stream::new(io), protocol, peer, offer, guest).await;
     }
 
     /// Ends all connections: no new calls, `limit` for those that run, then the rest is closed. Resolves when all have ended.
@@ -199,18 +199,27 @@ impl Front {
         &self.connections
     }
 
-    pub(super) fn executor(&self) -> &Arc<Executor<'static>> {
-        &self.executor
+    /// The executor with the fewest connections: each holds it.
+    pub(super) fn executor(&self) -> Arc<Executor<'static>> {
+        self.executors.iter().min_by_key(|executor| Arc::strong_count(executor)).expect("there is one").clone()
     }
 
     pub(super) fn timers(&self) -> &Arc<dyn Timers> {
         &self.timers
     }
 
-    pub(super) async fn serve_guest(&self, mut stream: Stream, protocol: Protocol, peer: Peer, offer: Offer, mut guest: Guest) {
+    pub(super) async fn serve_guest(
+        &self,
+        executor: Arc<Executor<'static>>,
+        mut stream: Stream,
+        protocol: Protocol,
+        peer: Peer,
+        offer: Offer,
+        mut guest: Guest,
+    ) {
         let link = Arc::new(Link {
             settings: self.settings.clone(),
-            executor: self.executor.clone(),
+            executor,
             timers: self.timers.clone(),
             memory: self.memory.clone(),
             offer,

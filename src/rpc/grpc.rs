@@ -1,7 +1,7 @@
 //! What the services implement, and what they are handed. In: a request's message as bytes, and a [`Call`] that says who asks
 //! and until when. Out: a [`Reply`] in one message, or many through [`Replies`].
 //!
-//! A unary handler runs inside its connection's task and must not block; a streaming handler has a task of its own. Both are
+//! A unary handler runs inside its connection's task and must not block; most streaming handlers have a task of their own. Both are
 //! dropped, wherever they wait, when the client resets the stream, the connection ends or the deadline passes: a handler
 //! that holds something gives it back in `Drop`.
 
@@ -34,6 +34,8 @@ pub enum Route {
     ServerStream(MethodId),
     /// Any number of both: [`Services::stream`].
     BidiStream(MethodId),
+    /// The same, where a message costs as little as a unary call: it runs inside the connection's task as those do.
+    LightStream(MethodId),
     /// The service has no such method.
     UnknownMethod,
     /// There is no such service.

@@ -1,7 +1,8 @@
 //! One HTTP/2 connection, one task. A turn of it: take every request that has arrived, run the calls, write all replies at once.
 //! In: a [`Stream`] whose preface is still to be read. Out: calls, to [`call`] and the endpoints. Always: only streaming
-//! calls get tasks of their own; waiting calls keep neither reads nor PINGs from being answered.
+//! calls that may be much work get tasks of their own; waiting calls keep neither reads nor PINGs from being answered.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -71,6 +72,7 @@ fn settings(link: &Link) -> Settings {
 /// What the connection's task does itself.
 enum Job {
     Unary(Arc<Shared>, Begun),
+    Stream(Arc<Shared>, Begun),
     Http(Arc<dyn Endpoints>, HttpRequest, Budget, Ticket),
 }
 
@@ -84,6 +86,8 @@ struct HttpRequest {
 async fn answer(link: Arc<Link>, job: Job) {
     match job {
         Job::Unary(shared, begun) => call::unary(&shared, begun).await,
+        // In a box: it is larger than the others, which are many more.
+        Job::Stream(shared, begun) => Box::pin(call::stream(shared, begun)).await,
         Job::Http(endpoints, request, budget, _place) => {
             // A client that is gone needs no answer.
             let _ = http(&link, endpoints, request, &budget).await;
@@ -308,17 +312,16 @@ impl<A: Fn(Arc<Link>, Job) -> F, F: Future<Output = ()>> Connection<A, F> {
         let Opened { route, call, encoding } = opened;
         self.calls += 1;
         let id = self.calls;
-        match route {
-            Route::Unary(method) => {
-                let begun = Begun { id, method, call, encoding, body, sender, place };
-                self.jobs.push((self.answer)(self.link.clone(), Job::Unary(shared, begun)));
-            }
+        let begun = |method| Begun { id, method, call, encoding, body, sender, place };
+        let job = match route {
+            Route::Unary(method) => Job::Unary(shared, begun(method)),
+            Route::LightStream(method) => Job::Stream(shared, begun(method)),
             Route::ServerStream(method) | Route::BidiStream(method) => {
-                let begun = Begun { id, method, call, encoding, body, sender, place };
-                self.link.executor.spawn(call::stream(shared, begun)).detach();
+                return self.link.executor.spawn(call::stream(shared, begun(method))).detach();
             }
             Route::UnknownMethod | Route::UnknownService => unreachable!("refused by `open`"),
-        }
+        };
+        self.jobs.push((self.answer)(self.link.clone(), job));
     }
 }
 
@@ -338,7 +341,7 @@ struct Opened {
 
 /// Checks a gRPC request's headers, in the order and with the answers of gRPC's Go library.
 fn open(link: &Link, shared: &Shared, head: &Arc<Head>) -> Result<Opened, (u16, Status)> {
-    let timeout = head.get("grpc-timeout").map(|value| parse_timeout(&String::from_utf8_lossy(value)));
+    let timeout = head.get("grpc-timeout").map(|value| parse_timeout(&text(value)));
     let timeout =
         timeout.transpose().map_err(|why| (400, Status::new(Code::Internal, format!("malformed grpc-timeout: {why}"))))?;
     if head.method != "POST" {
@@ -350,7 +353,7 @@ fn open(link: &Link, shared: &Shared, head: &Arc<Head>) -> Result<Opened, (u16, 
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err(refused(Error::DeadlineExceeded.into()));
     }
-    let path = String::from_utf8_lossy(&head.path);
+    let path = text(&head.path);
     let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
         return Err(refused(Status::new(Code::Unimplemented, format!("malformed method name: {path:?}"))));
     };
@@ -363,12 +366,17 @@ fn open(link: &Link, shared: &Shared, head: &Arc<Head>) -> Result<Opened, (u16, 
             let text = format!("unknown method {method} for service {service}");
             return Err(refused(Status::new(Code::Unimplemented, text)));
         }
-        Route::Unary(_) | Route::ServerStream(_) | Route::BidiStream(_) => {}
+        Route::Unary(_) | Route::ServerStream(_) | Route::BidiStream(_) | Route::LightStream(_) => {}
     }
     let encoding = Encoding::of(head).map_err(refused)?;
     let deadline = timeout.map(|timeout| link.timers.now().saturating_add(timeout));
     let call = Call { head: head.clone(), peer: link.peer.clone(), deadline };
     Ok(Opened { route, call, encoding })
+}
+
+/// What a client calls a text. It mostly is one, and `from_utf8_lossy` is slow to see it.
+fn text(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// What header fields take in memory, roughly.

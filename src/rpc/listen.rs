@@ -17,6 +17,7 @@ use async_net::{TcpListener, TcpStream};
 use bytes::Bytes;
 use futures_lite::AsyncReadExt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use smol::Executor;
 
 use super::front::{Front, Offer, Protocol};
 use super::grpc::{Peer, PeerAddr};
@@ -141,11 +142,15 @@ impl Front {
                 Ok((stream, addr)) => {
                     pause = BACK_OFF;
                     let (front, offer, security) = (self.clone(), offer.clone(), listener.security.clone());
-                    let serve = async move {
-                        front.welcome(stream, addr, security, offer).await;
-                        drop(place);
+                    let executor = self.executor();
+                    let serve = {
+                        let executor = executor.clone();
+                        async move {
+                            front.welcome(executor, stream, addr, security, offer).await;
+                            drop(place);
+                        }
                     };
-                    self.executor().spawn(serve).detach();
+                    executor.spawn(serve).detach();
                 }
                 // The client changed its mind while it was queued.
                 Err(error) if is_about_one_connection(&error) => {}
@@ -158,7 +163,7 @@ impl Front {
         }
     }
 
-    async fn welcome(&self, stream: Stream, addr: PeerAddr, security: Security, offer: Offer) {
+    async fn welcome(&self, executor: Arc<Executor<'static>>, stream: Stream, addr: PeerAddr, security: Security, offer: Offer) {
         let mut guest = self.guest();
         let secured = within(&**self.timers(), HANDSHAKE, secure(stream, security));
         let stopped = async {
@@ -168,7 +173,7 @@ impl Front {
         match futures_lite::future::or(secured, stopped).await {
             Some(Ok(Secured { stream, tls, protocol, common_name })) => {
                 let peer = Peer { addr, tls, common_name };
-                self.serve_guest(stream, protocol, peer, offer, guest).await;
+                self.serve_guest(executor, stream, protocol, peer, offer, guest).await;
             }
             // Probes of load balancers and port scans end like this: no news.
             Some(Err(error)) if has_hung_up(&error) => log::debug!("no TLS with {addr}: {error}"),

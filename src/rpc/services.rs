@@ -159,6 +159,7 @@ impl Method {
                 return match kind {
                     Kind::Unary => Route::Unary(id),
                     Kind::ServerStream => Route::ServerStream(id),
+                    Kind::BidiStream if candidate == Method::LeaseKeepAlive => Route::LightStream(id),
                     Kind::BidiStream => Route::BidiStream(id),
                 };
             }

@@ -95,7 +95,7 @@ impl<H> Connection<H> {
         if self.receive_window < 0 {
             return broken(Reason::FLOW_CONTROL_ERROR, "more data than the connection's window");
         }
-        let Some(&place) = self.places.get(&number) else {
+        let Some(place) = self.places.get(number) else {
             // Of a stream that is over: it may have been on its way.
             self.give_back(length);
             return Ok(());
@@ -174,7 +174,7 @@ impl<H> Connection<H> {
             return Ok(());
         }
         let place = self.streams.insert(Stream::new(number, self.settings.stream_window, self.initial_window));
-        self.places.insert(number, place);
+        self.places.push(number, place);
         self.streams[place].has_ended = ends;
         let head = match read {
             Ok(head) => head,
@@ -224,7 +224,7 @@ impl<H> Connection<H> {
         // Read in any case, for what is to be learned from it.
         let mut is_pseudo = false;
         self.decode(block, |field| is_pseudo |= field.name.starts_with(b":"))?;
-        let Some(&place) = self.places.get(&number) else { return Ok(()) };
+        let Some(place) = self.places.get(number) else { return Ok(()) };
         let stream = &mut self.streams[place];
         if stream.has_ended {
             return self.refuse(place, Reason::STREAM_CLOSED);
@@ -256,8 +256,8 @@ impl<H> Connection<H> {
             5 => return Ok(()),
             _ => Reason::FRAME_SIZE_ERROR,
         };
-        match self.places.get(&head.stream) {
-            Some(&place) => self.refuse(place, reason),
+        match self.places.get(head.stream) {
+            Some(place) => self.refuse(place, reason),
             None => Ok(()),
         }
     }
@@ -267,7 +267,7 @@ impl<H> Connection<H> {
             return broken(Reason::FRAME_SIZE_ERROR, "RST_STREAM of a wrong length");
         }
         let number = self.a_stream(head)?;
-        if let Some(&place) = self.places.get(&number) {
+        if let Some(place) = self.places.get(number) {
             self.streams[place].reset = Some(Reason(u32_at(payload, 0)));
             self.settle(place);
         }
@@ -365,7 +365,7 @@ impl<H> Connection<H> {
             return Ok(());
         }
         let number = self.a_stream(head)?;
-        let Some(&place) = self.places.get(&number) else { return Ok(()) };
+        let Some(place) = self.places.get(number) else { return Ok(()) };
         let stream = &mut self.streams[place];
         stream.send_window += more;
         if more == 0 {

@@ -335,7 +335,7 @@ fn head_has_the_headers_of_get_and_no_body() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&theirs).write_all(request.as_bytes()).unwrap();
         let timers = Arc::new(SystemTimers::new(Host::real().clock));
-        let front = Front::new(Settings::of(&config), Arc::default(), timers);
+        let front = Front::new(Settings::of(&config), vec![Arc::default()], timers);
         let endpoints: Arc<dyn Endpoints> = served(Fake::healthy(), Some(open()));
         let peer = Peer { addr: PeerAddr::Local, tls: false, common_name: None };
         let io = smol::Async::new(ours).unwrap();

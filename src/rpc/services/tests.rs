@@ -108,6 +108,7 @@ fn every_method_is_found_under_its_path_and_number() {
         let expected = match kind {
             Kind::Unary => Route::Unary(id),
             Kind::ServerStream => Route::ServerStream(id),
+            Kind::BidiStream if method == Method::LeaseKeepAlive => Route::LightStream(id),
             Kind::BidiStream => Route::BidiStream(id),
         };
         assert_eq!(Method::find(service, name), expected);

@@ -312,7 +312,7 @@ impl Rig {
 
     pub fn with(settings: Settings) -> Rig {
         let (executor, timers) = (Arc::new(Executor::new()), TestTimers::default());
-        let front = Front::new(settings, executor.clone(), Arc::new(timers.clone()));
+        let front = Front::new(settings, vec![executor.clone()], Arc::new(timers.clone()));
         Rig { executor, timers, front, services: Arc::default() }
     }
 

@@ -32,7 +32,7 @@ impl Server {
     fn new(settings: Settings) -> Server {
         let executor = Arc::new(Executor::new());
         let timers = Arc::new(SystemTimers::new(Arc::new(BootClock::new())));
-        let front = Front::new(settings, executor.clone(), timers);
+        let front = Front::new(settings, vec![executor.clone()], timers);
         Server { executor, front, services: Arc::default() }
     }
 

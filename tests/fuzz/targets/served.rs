@@ -164,7 +164,7 @@ impl Served {
         let server = Server::start(&config, host.clone(), Arc::new(NoObserver)).expect("a fresh directory");
         let (executor, timers) = (Arc::new(Executor::new()), HandTimers::default());
         let shared: Arc<dyn Timers> = Arc::new(timers.clone());
-        let front = Front::new(Settings::of(&config), executor.clone(), shared.clone());
+        let front = Front::new(Settings::of(&config), vec![executor.clone()], shared.clone());
         let api = Api::new(server.handle(), Limits::of(&config), shared.clone(), &host);
         let under_way = Arc::<AtomicUsize>::default();
         let offer = Offer {

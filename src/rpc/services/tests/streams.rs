@@ -37,7 +37,7 @@ fn converse<T>(served: &Served, path: &str, talk: impl AsyncFnOnce(&mut Exchange
             keepalive_timeout: Duration::ZERO,
             request_memory: 1 << 26,
         };
-        let front = Front::new(settings, executor.clone(), Arc::new(SystemTimers::new(Host::real().clock)));
+        let front = Front::new(settings, vec![executor.clone()], Arc::new(SystemTimers::new(Host::real().clock)));
         let offer = Offer { services: Some(served.api.clone()), endpoints: None };
         let peer = Peer { addr: PeerAddr::Local, tls: false, common_name: None };
         executor.spawn(async move { front.serve(theirs, Protocol::Http2, peer, offer).await }).detach();
