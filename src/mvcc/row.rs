@@ -1,6 +1,8 @@
 //! Rows: what a revision holds, already in the form the wire wants. A row is an encoded `mvccpb.KeyValue`, so a range answer, an
 //! event and HashKV copy its bytes as they are. A deletion's row (tombstone) holds the key alone, as in etcd.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_varint, encoded_len_varint, skip_field};
 
@@ -94,6 +96,15 @@ pub fn encode_delete(key: &[u8], mod_revision: i64) -> Bytes {
     encode_row(&RowHead { key, mod_revision, ..RowHead::default() })
 }
 
+/// Where `key` lies in its encoded row: it is the first field, behind a tag byte and its length.
+pub fn key_in_row(key: &[u8]) -> Range<usize> {
+    if key.is_empty() {
+        return 0..0;
+    }
+    let begin = 1 + encoded_len_varint(key.len() as u64);
+    begin..begin + key.len()
+}
+
 fn encoded_len(head: &RowHead<'_>) -> usize {
     let bytes = |b: &[u8]| if b.is_empty() { 0 } else { 1 + encoded_len_varint(b.len() as u64) + b.len() };
     let number = |n: i64| if n == 0 { 0 } else { 1 + encoded_len_varint(n.cast_unsigned()) };
@@ -141,6 +152,15 @@ mod tests {
         let row = encode_row(&RowHead { key: b"gone", ..RowHead::default() });
         assert_eq!(row[..], *b"\x0a\x04gone");
         assert!(RowHead::parse(&row).unwrap().is_tombstone());
+    }
+
+    #[test]
+    fn a_key_lies_where_it_was_written() {
+        for length in [0, 1, 127, 128, 20_000] {
+            let key = vec![b'k'; length];
+            let row = encode_row(&RowHead { key: &key, create_revision: 1, ..RowHead::default() });
+            assert_eq!(row[key_in_row(&key)], key);
+        }
     }
 
     #[test]

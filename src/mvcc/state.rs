@@ -1,5 +1,6 @@
 //! What the store holds in memory, and the one-row steps that every read and write is made of. No locks here.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use super::key_index::{KeyIndex, Live};
 use super::key_range::KeyRange;
 use super::recent::Recent;
-use super::row::{RowHead, encode_row};
+use super::row::{RowHead, encode_row, key_in_row};
 use super::{Revision, read::RowSource};
 use crate::error::Fault;
 
@@ -97,21 +98,26 @@ impl State {
 
     /// Writes `key` at `revision`.
     pub fn put(&mut self, revision: Revision, key: &[u8], value: &[u8], lease: i64) -> Change {
-        let known = self.index.get_mut(key);
-        let live = known.as_ref().and_then(|index| index.live());
+        // One search of the index, new key or not: a search costs many times what a copy of the key does.
+        let known = self.index.entry(key.into());
+        let index = match &known {
+            Entry::Occupied(known) => Some(known.get()),
+            Entry::Vacant(_) => None,
+        };
+        let live = index.and_then(KeyIndex::live);
         // A key that its transaction has deleted first is created anew, with nothing before.
-        let prev = known.as_ref().filter(|_| live.is_some()).and_then(|index| index.before(revision.main));
+        let prev = index.filter(|_| live.is_some()).and_then(|index| index.before(revision.main));
         let (create_revision, version) = live.map_or((revision.main, 1), |live| (live.create_revision, live.version + 1));
-        let row = encode_row(&RowHead { key, create_revision, mod_revision: revision.main, version, value, lease });
         match known {
-            Some(index) => index.put(revision, create_revision, version),
-            None => {
-                self.index.insert(key.into(), KeyIndex::of_put(revision, create_revision, version));
+            Entry::Occupied(mut known) => known.get_mut().put(revision, create_revision, version),
+            Entry::Vacant(new) => {
+                new.insert(KeyIndex::of_put(revision, create_revision, version));
             }
         }
         self.live_keys += usize::from(live.is_none());
+        let row = encode_row(&RowHead { key, create_revision, mod_revision: revision.main, version, value, lease });
         self.recent.push(revision, row.clone());
-        Change { revision, key: key_of(&row), row, lease, deleted: false, prev }
+        Change { revision, key: key_of(&row, key), row, lease, deleted: false, prev }
     }
 
     /// Deletes `key`, which must exist, at `revision`.
@@ -123,30 +129,24 @@ impl State {
         self.live_keys -= 1;
         let row = encode_row(&RowHead { key, ..RowHead::default() });
         self.recent.push(revision, row.clone());
-        Change { revision, key: key_of(&row), row, lease: 0, deleted: true, prev }
+        Change { revision, key: key_of(&row, key), row, lease: 0, deleted: true, prev }
     }
 
     /// Adds a row read back from the checkpoint. Rows come in revision order.
     pub fn load(&mut self, revision: Revision, head: &RowHead<'_>) {
-        let known = self.index.get_mut(head.key);
-        let existed = known.as_ref().is_some_and(|index| index.live().is_some());
-        if head.is_tombstone() {
-            match known {
-                Some(index) => index.delete(revision),
-                None => {
-                    self.index.insert(head.key.into(), KeyIndex::of_tombstone(revision));
-                }
+        let known = self.index.entry(head.key.into());
+        let existed = matches!(&known, Entry::Occupied(known) if known.get().live().is_some());
+        match (known, head.is_tombstone()) {
+            (Entry::Occupied(mut known), true) => known.get_mut().delete(revision),
+            (Entry::Occupied(mut known), false) => known.get_mut().put(revision, head.create_revision, head.version),
+            (Entry::Vacant(new), true) => {
+                new.insert(KeyIndex::of_tombstone(revision));
             }
-            self.live_keys -= usize::from(existed);
-        } else {
-            match known {
-                Some(index) => index.put(revision, head.create_revision, head.version),
-                None => {
-                    self.index.insert(head.key.into(), KeyIndex::of_put(revision, head.create_revision, head.version));
-                }
+            (Entry::Vacant(new), false) => {
+                new.insert(KeyIndex::of_put(revision, head.create_revision, head.version));
             }
-            self.live_keys += usize::from(!existed);
         }
+        self.live_keys = self.live_keys + usize::from(!head.is_tombstone()) - usize::from(existed);
         self.current = self.current.max(revision.main);
     }
 
@@ -173,8 +173,7 @@ impl State {
     }
 }
 
-/// The key inside a row that we encoded: field 1, so a tag byte, a length and the bytes.
-fn key_of(row: &Bytes) -> Bytes {
-    let head = RowHead::parse(row).expect("we encoded it");
-    row.slice_ref(head.key)
+/// The slice of a row that is its key.
+fn key_of(row: &Bytes, key: &[u8]) -> Bytes {
+    row.slice(key_in_row(key))
 }

@@ -192,10 +192,8 @@ impl Transaction<'_> {
 
     pub fn put(&mut self, request: &PutRequest) -> Answer<PutResponse> {
         let needs_old = request.prev_kv || request.ignore_value || request.ignore_lease;
-        let old = match self.state.live(&request.key) {
-            Some(live) if needs_old => Some(self.state.row(live.revision, &mut self.source)?),
-            _ => None,
-        };
+        let live = if needs_old { self.state.live(&request.key) } else { None };
+        let old = live.map(|live| self.state.row(live.revision, &mut self.source)).transpose()?;
         let old_head = old.as_ref().map(|row| head(row));
         if (request.ignore_value || request.ignore_lease) && old.is_none() {
             return Ok(Err(Error::KeyNotFound));

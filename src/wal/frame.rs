@@ -127,12 +127,14 @@ impl Buffer {
 
     /// Room for the frame that comes, and no more than [`BUFFER_KEPT`] or four times its need for those that are over.
     fn fit(&mut self, total: usize) {
-        self.bytes.clear();
         let wanted = total.min(self.cap) + DIRECT_ALIGN + SECTOR;
-        if self.bytes.capacity() > BUFFER_KEPT.max(wanted.saturating_mul(4)) {
+        let (had, most) = (self.bytes.capacity(), BUFFER_KEPT.max(wanted.saturating_mul(4)));
+        // Otherwise it stays where it is, and what stands before `start` need not be written again.
+        if !(wanted..=most).contains(&had) {
+            self.bytes.clear();
             self.bytes.shrink_to(BUFFER_KEPT.max(wanted));
+            self.bytes.reserve_exact(wanted);
         }
-        self.bytes.reserve_exact(wanted);
         let address = self.bytes.as_ptr().addr();
         self.start = address.next_multiple_of(DIRECT_ALIGN) - address;
         self.clear();
