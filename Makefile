@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow counts profile fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -14,8 +14,8 @@ run: toolchain
 	$(CARGO) run --release --locked -- --data-dir=$(DATA)
 
 # What CI runs: style, documentation, and every test, the ones against real etcd included.
-test: toolchain check oracle
-	$(CARGO) test --locked
+test: toolchain check oracle release
+	RELEASE_BIN=$(RELEASE) $(CARGO) test --locked
 
 # Kubernetes' own control plane on it (about ten minutes, and ten more to build Kubernetes the first time).
 test-kube: toolchain oracle-kube
@@ -133,6 +133,16 @@ bench: release oracle
 # How costs grow with the size of values and the numbers of clients, keys and watchers (LOADS= picks of these), beside etcd's. Draws docs/growth-*.svg.
 bench-growth: release oracle
 	LOADS=$(LOADS) ROUNDS=$(ROUNDS) $(BENCH) bench::growth::no_cost_grows_faster_than_etcds
+
+# What requests cost in instructions, system calls and bytes (`make test` holds them to limits), ROUNDS times, to see how much they
+# spread. LOADS= picks some.
+counts: release
+	RELEASE_BIN=$(RELEASE) LOADS=$(LOADS) ROUNDS=$(ROUNDS) $(CARGO) test --locked --test tests -- --ignored --exact --nocapture counts::figures
+
+# Instructions by function of put, txn, range, watch and keepalive, or one of them: LOAD=. Writes docs/profiles.
+profile: toolchain
+	$(CARGO) build --profile profiled --locked
+	RELEASE_BIN=$(subst /release/,/profiled/,$(RELEASE)) LOAD=$(LOAD) $(CARGO) test --locked --test tests -- --ignored --exact --nocapture counts::profile::of_a_load
 
 release: toolchain
 	$(CARGO) build --release --locked

@@ -3,6 +3,7 @@
 mod api;
 mod bench;
 mod cli;
+mod counts;
 mod crash;
 mod differential;
 mod fuzz;

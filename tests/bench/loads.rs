@@ -105,7 +105,7 @@ impl Load {
 /// Stores what the calls need.
 pub fn prepare(server: &Server, ask: &Ask) {
     match *ask {
-        Ask::Range { keys, value, .. } => {
+        Ask::Range { keys, value, .. } | Ask::Rows { keys, value, .. } => {
             fill(server.addr(), &Ask::Put { keys: Keys { random: false, ..keys }, value }, keys.space)
         }
         Ask::KeepAlive { leases, .. } => fill(server.addr(), &Ask::Grant { ttl_secs: 3600 }, leases),

@@ -8,9 +8,9 @@
 mod benchmark;
 mod flash;
 mod growth;
-mod load;
-mod loads;
-mod machine;
+pub mod load;
+pub mod loads;
+pub mod machine;
 mod process;
 mod report;
 mod samples;

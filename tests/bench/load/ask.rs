@@ -50,6 +50,8 @@ pub enum Ask {
     TxnPut { keys: Keys, value: usize },
     /// A range of one key that is known to hold so many bytes.
     Range { keys: Keys, value: usize, serializable: bool },
+    /// A range of the first so many keys, in one answer.
+    Rows { keys: Keys, value: usize, rows: u64 },
     /// A lease, the n-th with the id n + 1.
     Grant { ttl_secs: i64 },
     /// A keepalive of one of so many leases, as [`Ask::Grant`] made them; on a stream that is opened for it alone, as etcd's benchmark
@@ -71,7 +73,7 @@ impl Ask {
         match self {
             Ask::Put { .. } => PutRequest::PATH,
             Ask::TxnPut { .. } => TxnRequest::PATH,
-            Ask::Range { .. } => RangeRequest::PATH,
+            Ask::Range { .. } | Ask::Rows { .. } => RangeRequest::PATH,
             Ask::Grant { .. } => LeaseGrantRequest::PATH,
             Ask::KeepAlive { .. } => KEEP_ALIVE,
             Ask::Raw { path, .. } => path,
@@ -87,6 +89,7 @@ impl Ask {
     pub fn shortest_answer(&self) -> usize {
         match self {
             Ask::Range { keys, value, .. } => keys.size + value,
+            Ask::Rows { keys, value, rows } => (keys.size + value) * *rows as usize,
             Ask::KeepAlive { .. } => 4,
             _ => 0,
         }
@@ -128,6 +131,9 @@ impl Writer {
             }
             Ask::Range { keys, serializable, .. } => {
                 RangeRequest { key: keys.choose(n, random), serializable: *serializable, ..Default::default() }.encode(out)
+            }
+            Ask::Rows { keys, rows, .. } => {
+                RangeRequest { key: keys.name(0), range_end: keys.name(*rows), ..Default::default() }.encode(out)
             }
             Ask::Grant { ttl_secs } => LeaseGrantRequest { ttl: *ttl_secs, id: n as i64 + 1 }.encode(out),
             Ask::KeepAlive { leases, .. } => LeaseKeepAliveRequest { id: (n % *leases) as i64 + 1 }.encode(out),
