@@ -19,6 +19,7 @@ const LOADS: &[(&str, &str)] =
 /// Lines of each list.
 const FUNCTIONS: usize = 25;
 const ROOMS: usize = 15;
+const PARTS: usize = 3;
 const CALLERS: usize = 12;
 
 #[test]
@@ -62,8 +63,17 @@ fn told(name: &str, shape: &Shape, binary: &Path) -> String {
     }
     let line = |count: i64, what: &str| format!("{:>8.0} {:>5.1} %  {what}\n", one(count), 100.0 * count as f64 / total as f64);
     text.extend(largest(&rooms, ROOMS).map(|(room, count)| line(count, room)));
-    text += "\nBy function: where the code was written, and which function it was compiled into\n\n";
-    text.extend(largest(&instructions, FUNCTIONS).map(|(place, count)| line(count, &place.to_string())));
+    text += "\nBy function, with the rooms and libraries of which code was compiled into it\n\n";
+    let mut functions: BTreeMap<&str, BTreeMap<String, i64>> = BTreeMap::new();
+    for (place, count) in &instructions {
+        *functions.entry(&place.function).or_default().entry(place.room()).or_default() += count;
+    }
+    let whole: BTreeMap<&str, i64> = functions.iter().map(|(function, rooms)| (*function, rooms.values().sum())).collect();
+    text.extend(largest(&whole, FUNCTIONS).map(|(function, count)| {
+        let parts: Vec<String> =
+            largest(&functions[function], PARTS).map(|(room, count)| format!("{room} {:.0}", one(count))).collect();
+        line(count, &format!("{function:<48} {}", parts.join(", ")))
+    }));
     let allocations = difference(few.allocations, many.allocations);
     let calls: i64 = allocations.values().sum();
     text += &format!("\nCalls of malloc and its like: {:.2}, from\n\n", one(calls));

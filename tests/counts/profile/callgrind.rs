@@ -1,7 +1,6 @@
 //! Reads callgrind's output (valgrind's manual, "Callgrind Format Specification"): costs by function and by file, and who calls malloc.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 
 use regex_lite::Regex;
 
@@ -9,9 +8,9 @@ use regex_lite::Regex;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The file they were written in, or the library.
-    file: String,
+    pub file: String,
     /// The function they were compiled into.
-    function: String,
+    pub function: String,
 }
 
 impl Place {
@@ -21,12 +20,6 @@ impl Place {
             Some((room, _)) => format!("{room}/"),
             None => self.file.clone(),
         }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<28} {}", self.file, self.function)
     }
 }
 
