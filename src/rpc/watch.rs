@@ -134,6 +134,7 @@ impl WatchServer {
             reading: None,
             looking_up: None,
             unsent: VecDeque::new(),
+            header: response::Header::default(),
             tick: self.timers.sleep(interval),
             interval,
         };
@@ -198,6 +199,7 @@ struct Session<'a, I, O> {
     looking_up: Option<(EventBatch, oneshot::Receiver<Result<(), Fault>>)>,
     /// Messages of the last delivery: more than one if it was split.
     unsent: VecDeque<Vec<Bytes>>,
+    header: response::Header,
     tick: BoxFuture<()>,
     interval: Duration,
 }
@@ -261,12 +263,21 @@ impl<I: Inbound, O: Outbound> Session<'_, I, O> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends a message, or makes those of the next delivery; with none to make, sees whether history has to be read.
+    /// Sends a message: the next of the last delivery, or the first of the next one.
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         ready!(self.replies.poll_ready(cx))?;
-        if let Some(message) = self.unsent.pop_front() {
-            return Poll::Ready(Ok(self.replies.send(message)?));
+        if self.unsent.is_empty() {
+            ready!(self.poll_messages(cx))?;
         }
+        if let Some(message) = self.unsent.pop_front() {
+            self.replies.send(message)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes the messages of the next delivery, if nothing has to be looked up for them; with none to make, sees whether history has
+    /// to be read.
+    fn poll_messages(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if let Some((_, found)) = &mut self.looking_up {
             ready!(Pin::new(found).poll(cx)).expect("every piece of work is run")?;
             let (batch, _) = self.looking_up.take().expect("it has just been found");
@@ -312,13 +323,16 @@ impl<I: Inbound, O: Outbound> Session<'_, I, O> {
     }
 
     fn encode(&mut self, batch: &EventBatch) -> Result<(), End> {
-        let messages = response::encode((self.server.header)(batch.revision), batch, self.server.max_fragment_bytes);
-        let longest = messages.iter().map(|parts| parts.iter().map(Bytes::len).sum()).max().unwrap_or(0);
+        let mut longest = 0;
+        let header = (self.server.header)(batch.revision);
+        response::encode(&mut self.header, header, batch, self.server.max_fragment_bytes, |parts| {
+            longest = longest.max(parts.iter().map(Bytes::len).sum());
+            self.unsent.push_back(parts);
+        });
         if longest > MAX_MESSAGE_BYTES {
             let text = format!("grpc: trying to send message larger than max ({longest} vs. {MAX_MESSAGE_BYTES})");
             return Err(Status::new(Code::ResourceExhausted, text).into());
         }
-        self.unsent.extend(messages);
         Ok(())
     }
 

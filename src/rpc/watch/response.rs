@@ -4,62 +4,116 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, message};
 
 use crate::mvcc::watch::EventBatch;
 use crate::mvcc::{Event, EventKind};
-use crate::pb::etcdserverpb::{ResponseHeader, WatchResponse};
+use crate::pb::etcdserverpb::ResponseHeader;
 
-/// Numbers of `mvccpb.Event`'s fields, and of `WatchResponse.events`. All tags below 16 take one byte.
+/// Numbers of `mvccpb.Event`'s fields, and of `WatchResponse`'s. All tags below 16 take one byte.
 const TYPE: u32 = 1;
 const KV: u32 = 2;
 const PREV_KV: u32 = 3;
+const HEADER: u32 = 1;
+const WATCH_ID: u32 = 2;
+const FRAGMENT: u32 = 7;
 const EVENTS: u32 = 11;
 
 /// A row from this size on is not copied.
 const LARGE_ROW: usize = 8 * 1024;
 
+/// The header of a stream's last answer, encoded: watches of one stream are mostly told of the same revision one after the other.
+#[derive(Default)]
+pub struct Header {
+    of: ResponseHeader,
+    /// The field, tag and length included.
+    field: Vec<u8>,
+}
+
+impl Header {
+    fn encode(&mut self, header: ResponseHeader) -> &[u8] {
+        if self.field.is_empty() || self.of != header {
+            self.of = header;
+            self.field.clear();
+            message::encode(HEADER, &self.of, &mut self.field);
+        }
+        &self.field
+    }
+}
+
 /// Encodes a batch as one message, or as several if it may be split and is not smaller than `max_bytes`. Each message is a list of
 /// parts. `prev` of the events has been looked up if the client wants it.
-pub fn encode(header: ResponseHeader, batch: &EventBatch, max_bytes: usize) -> Vec<Vec<Bytes>> {
-    let mut head = WatchResponse { header: Some(header), watch_id: batch.watch_id, ..WatchResponse::default() };
-    let events: Vec<EncodedEvent<'_>> = batch.events.iter().map(|event| EncodedEvent::new(event, batch.prev_kv)).collect();
-    let size = head.encoded_len() + events.iter().map(EncodedEvent::len).sum::<usize>();
-    if !batch.fragment || size < max_bytes || events.len() < 2 {
-        return vec![message(&head, &events)];
+pub fn encode(
+    last: &mut Header,
+    header: ResponseHeader,
+    batch: &EventBatch,
+    max_bytes: usize,
+    mut message: impl FnMut(Vec<Bytes>),
+) {
+    let mut head = Head { header: last.encode(header), watch_id: batch.watch_id, fragment: false };
+    let size = head.len() + events(&batch.events, batch.prev_kv).map(|event| event.len()).sum::<usize>();
+    if !batch.fragment || size < max_bytes || batch.events.len() < 2 {
+        return message(encode_message(&head, events(&batch.events, batch.prev_kv)));
     }
-    let mut messages = Vec::new();
-    let mut rest = &events[..];
+    let mut rest = &batch.events[..];
     while !rest.is_empty() {
         head.fragment = true;
-        let (first, after) = rest.split_at(fragment_len(rest, head.encoded_len(), max_bytes));
+        let (first, after) = rest.split_at(fragment_len(events(rest, batch.prev_kv), head.len(), max_bytes));
         head.fragment = !after.is_empty();
-        messages.push(message(&head, first));
+        message(encode_message(&head, events(first, batch.prev_kv)));
         rest = after;
     }
-    messages
+}
+
+fn events(events: &[Arc<Event>], with_prev: bool) -> impl Iterator<Item = EncodedEvent<'_>> + Clone {
+    events.iter().map(move |event| EncodedEvent::new(event, with_prev))
 }
 
 /// How many events fit: one at least, and as many as keep the message below `max_bytes`.
-fn fragment_len(events: &[EncodedEvent<'_>], head_len: usize, max_bytes: usize) -> usize {
+fn fragment_len<'a>(events: impl Iterator<Item = EncodedEvent<'a>>, head_len: usize, max_bytes: usize) -> usize {
     let mut size = head_len;
-    let fits = events.iter().take_while(|event| {
+    let fits = events.take_while(|event| {
         size += event.len();
         size < max_bytes
     });
     fits.count().max(1)
 }
 
-fn message(head: &WatchResponse, events: &[EncodedEvent<'_>]) -> Vec<Bytes> {
-    let copied: usize = events.iter().map(EncodedEvent::copied_len).sum();
-    let mut parts = Parts { done: Vec::new(), open: BytesMut::with_capacity(head.encoded_len() + copied) };
+fn encode_message<'a>(head: &Head<'_>, events: impl Iterator<Item = EncodedEvent<'a>> + Clone) -> Vec<Bytes> {
+    let copied: usize = events.clone().map(|event| event.copied_len()).sum();
+    let mut parts = Parts { done: Vec::new(), open: BytesMut::with_capacity(head.len() + copied) };
     // `events` has the highest number, so it may follow what is already encoded.
-    head.encode(&mut parts.open).expect("a buffer that grows takes everything");
+    head.put(&mut parts.open);
     for event in events {
         event.put(&mut parts);
     }
     parts.finish()
+}
+
+/// What stands before the events.
+struct Head<'a> {
+    header: &'a [u8],
+    watch_id: i64,
+    fragment: bool,
+}
+
+impl Head<'_> {
+    fn len(&self) -> usize {
+        let watch_id = if self.watch_id == 0 { 0 } else { 1 + encoded_len_varint(self.watch_id.cast_unsigned()) };
+        self.header.len() + watch_id + if self.fragment { 2 } else { 0 }
+    }
+
+    fn put(&self, buf: &mut BytesMut) {
+        buf.put_slice(self.header);
+        if self.watch_id != 0 {
+            encode_key(WATCH_ID, WireType::Varint, buf);
+            encode_varint(self.watch_id.cast_unsigned(), buf);
+        }
+        if self.fragment {
+            encode_key(FRAGMENT, WireType::Varint, buf);
+            encode_varint(1, buf);
+        }
+    }
 }
 
 struct EncodedEvent<'a> {
@@ -131,8 +185,12 @@ impl Parts {
     }
 
     fn finish(mut self) -> Vec<Bytes> {
-        if !self.open.is_empty() {
-            self.done.push(self.open.freeze());
+        let open = self.open.freeze();
+        if self.done.is_empty() {
+            return vec![open];
+        }
+        if !open.is_empty() {
+            self.done.push(open);
         }
         self.done
     }
@@ -142,7 +200,9 @@ impl Parts {
 mod tests {
     use super::*;
     use crate::mvcc::{Prev, Revision, RowHead, encode_delete, encode_row};
+    use crate::pb::etcdserverpb::WatchResponse;
     use crate::pb::mvccpb;
+    use prost::Message;
 
     fn header() -> ResponseHeader {
         ResponseHeader { cluster_id: u64::MAX, member_id: 7, revision: 300, raft_term: 2 }
@@ -162,6 +222,12 @@ mod tests {
 
     fn batch(events: Vec<Arc<Event>>, prev_kv: bool, fragment: bool) -> EventBatch {
         EventBatch::of(9, 300, events, prev_kv, fragment)
+    }
+
+    fn encode(batch: &EventBatch, max_bytes: usize) -> Vec<Vec<Bytes>> {
+        let mut messages = Vec::new();
+        super::encode(&mut Header::default(), header(), batch, max_bytes, |message| messages.push(message));
+        messages
     }
 
     /// What prost makes of the same events.
@@ -188,9 +254,20 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_prosts_encoder() {
         for prev_kv in [false, true] {
-            let messages = encode(header(), &batch(some_events(), prev_kv, false), 1);
+            let messages = encode(&batch(some_events(), prev_kv, false), 1);
             assert_eq!(messages.len(), 1);
             assert_eq!(messages[0].concat(), expected(&some_events(), prev_kv, false).encode_to_vec());
+        }
+    }
+
+    #[test]
+    fn an_answer_has_the_header_of_its_own_revision() {
+        let mut last = Header::default();
+        for (revision, watch_id) in [(300, 0), (300, 1), (301, 300), (0, -1)] {
+            let header = ResponseHeader { revision, ..header() };
+            let batch = EventBatch::of(watch_id, revision, some_events(), false, false);
+            let expected = WatchResponse { header: Some(header), watch_id, ..expected(&some_events(), false, false) };
+            super::encode(&mut last, header, &batch, 1, |parts| assert_eq!(parts.concat(), expected.encode_to_vec()));
         }
     }
 
@@ -199,7 +276,7 @@ mod tests {
         let events: Vec<Arc<Event>> = (0..10).map(|n| event("k", 2 + n, EventKind::Put, &[1; 100], None)).collect();
         let whole = expected(&events, false, false).encoded_len();
         let split = |max_bytes| -> Vec<WatchResponse> {
-            let messages = encode(header(), &batch(events.clone(), false, true), max_bytes);
+            let messages = encode(&batch(events.clone(), false, true), max_bytes);
             messages.iter().map(|parts| WatchResponse::decode(&parts.concat()[..]).unwrap()).collect()
         };
         assert_eq!(split(whole + 1), [expected(&events, false, false)], "smaller than the limit");
