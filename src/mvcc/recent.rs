@@ -26,8 +26,18 @@ impl Recent {
 
     /// The row at `revision`, if it is here.
     pub fn get(&self, revision: Revision) -> Option<&Bytes> {
-        let at = self.rows.binary_search_by_key(&revision, |(revision, _)| *revision).ok()?;
+        let at = self.find(revision)?;
         Some(&self.rows[at].1).filter(|row| !row.is_empty())
+    }
+
+    /// Most transactions write one row, so the row is likely to be as far from the first as their revisions are.
+    fn find(&self, revision: Revision) -> Option<usize> {
+        let (first, _) = self.rows.front()?;
+        let likely = usize::try_from(revision.main - first.main).ok()?;
+        match self.rows.get(likely) {
+            Some((found, _)) if *found == revision => Some(likely),
+            _ => self.rows.binary_search_by_key(&revision, |(revision, _)| *revision).ok(),
+        }
     }
 
     /// Whether rows of this revision would be here, rather than in the checkpoint.
@@ -43,7 +53,7 @@ impl Recent {
 
     /// Lets go of a compacted row, so that it need not be written at all.
     pub fn forget(&mut self, revision: Revision) {
-        if let Ok(at) = self.rows.binary_search_by_key(&revision, |(revision, _)| *revision) {
+        if let Some(at) = self.find(revision) {
             self.bytes -= self.rows[at].1.len();
             self.rows[at].1 = Bytes::new();
         }
@@ -72,6 +82,22 @@ mod tests {
 
     fn revision(main: i64, sub: u32) -> Revision {
         Revision { main, sub }
+    }
+
+    #[test]
+    fn rows_are_found_however_many_a_transaction_wrote() {
+        let mut recent = Recent::default();
+        let written = [(2, 0), (3, 0), (3, 1), (4, 0), (6, 0), (6, 1), (9, 0)].map(|(main, sub)| revision(main, sub));
+        for revision in written {
+            recent.push(revision, Bytes::from(format!("{revision:?}")));
+        }
+        for main in 1..11 {
+            for sub in 0..3 {
+                let sought = revision(main, sub);
+                let expected = written.contains(&sought).then(|| Bytes::from(format!("{sought:?}")));
+                assert_eq!(recent.get(sought).cloned(), expected, "{sought:?}");
+            }
+        }
     }
 
     #[test]
