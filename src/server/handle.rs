@@ -430,6 +430,13 @@ impl Handle {
         answer.await.unwrap_or(Err(Error::Stopped))
     }
 
+    /// Has the log hold that a lease has only so long to live, as the loop does from time to time: its next renewal goes through the log.
+    #[cfg(test)]
+    pub async fn note_remaining(&self, id: i64, remaining_ttl: i64) -> Result<i64, Error> {
+        let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl }];
+        self.done(Command::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints })).await
+    }
+
     async fn done(&self, command: Command) -> Result<i64, Error> {
         match self.propose(command).await? {
             Response::Done(revision) => Ok(revision),
