@@ -28,12 +28,12 @@ pub async fn range(api: &Api, request: RangeRequest) -> Result<Reply, Status> {
     check::range(&request)?;
     let RangeAnswer { revision, count, more, rows } = api.server.range(&request).await?;
     let header = api.server.header(revision);
-    let tail = encode::tail(more, count);
     let (rows, (mut first, rest)) = read(&api.server, rows, move |rows| begin(rows, &header)).await?;
     if rows.is_empty() {
-        first.extend_from_slice(&tail);
+        encode::end(&mut first, more, count);
         return Ok(Reply::Whole(first.freeze()));
     }
+    let tail = encode::tail(more, count);
     let total = first.len() + rest + tail.len();
     // What gRPC's Go library can send at the most, which is etcd's only limit here.
     if total > i32::MAX as usize {
@@ -148,7 +148,7 @@ pub async fn put(api: &Api, request: PutRequest) -> Result<Reply, Status> {
     check::put(&request)?;
     let mut response = api.server.put(request).await?;
     response.header = Some(api.completed(response.header));
-    Ok(encode::message(&response))
+    Ok(encode::put(&response))
 }
 
 /// `DeleteRange`.

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures_lite::future;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use prost::Message;
 
 use super::encode;
 use super::grpc::{Replies, Reply, Requests};
@@ -12,8 +11,8 @@ use super::services::{Api, decode_streamed};
 use super::status::Status;
 use crate::error::Error;
 use crate::pb::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
-    LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest,
+    LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 
 /// Renewals of one stream that may be under way.
@@ -96,7 +95,7 @@ enum Next {
 /// Renews one lease. One that is unknown or has expired has 0 seconds left.
 fn renew(api: &Api, request: LeaseKeepAliveRequest) -> impl Future<Output = Result<Bytes, Status>> + Send {
     // The header is made before: a client may conclude that the lease lived at its revision.
-    let header = Some(api.current());
+    let header = api.current();
     let server = api.server.clone();
     async move {
         let ttl = match server.lease_renew(request.id).await {
@@ -104,6 +103,6 @@ fn renew(api: &Api, request: LeaseKeepAliveRequest) -> impl Future<Output = Resu
             Err(Error::LeaseNotFound) => 0,
             Err(error) => return Err(error.into()),
         };
-        Ok(LeaseKeepAliveResponse { header, id: request.id, ttl }.encode_to_vec().into())
+        Ok(encode::keep_alive(&header, request.id, ttl))
     }
 }
