@@ -11,7 +11,7 @@ pub struct Shape {
     /// What one is.
     pub what: &'static str,
     pub load: Load,
-    /// Requests of the shorter run.
+    /// Requests that the longer run has more.
     requests: u64,
     /// Rows or events of one request, where not the request is counted.
     each: u64,
@@ -33,8 +33,8 @@ pub fn all() -> Vec<Shape> {
     let range = |serializable| Ask::Range { keys: stored, value: 256, serializable };
     let keep_alive = Ask::KeepAlive { leases: 100, once: false };
     let watches = Watches { connections: 1, streams: 10, watches: 10, keys: Keys { size: 32, ..Keys::in_order(1) } };
-    let one = |name, what, ask: &Ask| Shape { name, what, load: Load::Calls(ask.clone(), 1), requests: 1000, each: 1 };
-    let many = |name, what, ask: &Ask| Shape { name, what, load: Load::Calls(ask.clone(), 100), requests: 2000, each: 1 };
+    let one = |name, what, ask: &Ask| Shape { name, what, load: Load::Calls(ask.clone(), 1), requests: 2000, each: 1 };
+    let many = |name, what, ask: &Ask| Shape { name, what, load: Load::Calls(ask.clone(), 100), requests: 4000, each: 1 };
     let rows = Ask::Rows { keys: stored, value: 256, rows: 500 };
     vec![
         one("put-1", "a put of 256 bytes to a new key, one client", &put),
@@ -43,28 +43,30 @@ pub fn all() -> Vec<Shape> {
         one("range-1", "a linearizable range of one key of 256 bytes, one client", &range(false)),
         many("range-100", "a linearizable range of one key of 256 bytes, 100 under way", &range(false)),
         many("serializable-100", "a serializable range of one key of 256 bytes, 100 under way", &range(true)),
-        Shape { requests: 100, each: 500, ..one("row", "a row of 256 bytes in a range of 500", &rows) },
+        Shape { requests: 200, each: 500, ..one("row", "a row of 256 bytes in a range of 500", &rows) },
         one("keepalive-1", "a keepalive, one client", &keep_alive),
         many("keepalive-100", "a keepalive, 100 streams", &keep_alive),
         Shape {
             name: "event",
             what: "an event of a put of 32 bytes, told to 10 watchers on each of 10 streams (the put included)",
             load: Load::Events(watches),
-            requests: 200,
+            requests: 400,
             each: watches.all(),
         },
     ]
 }
 
 impl Shape {
-    /// Requests of the two runs.
+    /// Requests of the two runs. The shorter one is short, so that what is found is the longer one's: in which thread a request meets
+    /// which other is settled anew by each run.
     pub fn runs(&self) -> [u64; 2] {
-        [self.requests, 3 * self.requests]
+        let few = self.requests / 10;
+        [few, few + self.requests]
     }
 
     /// How many of what is counted the longer run has more.
     pub fn between(&self) -> f64 {
-        (2 * self.requests * self.each) as f64
+        (self.requests * self.each) as f64
     }
 }
 
