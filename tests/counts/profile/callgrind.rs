@@ -32,6 +32,7 @@ pub struct Profile {
     pub allocations: BTreeMap<String, i64>,
 }
 
+const MALLOC: &str = "malloc";
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
 
 impl Profile {
@@ -64,7 +65,10 @@ impl Profile {
             }
         }
         for ((file, function), cost) in costs {
-            let place = Place { file: origin(files.name(file)), function: short(functions.name(function)) };
+            let file = origin(files.name(file));
+            // The parts of malloc say nothing by themselves.
+            let function = if file == MALLOC { "malloc and free".to_owned() } else { short(functions.name(function)) };
+            let place = Place { file, function };
             *profile.instructions.entry(place).or_default() += cost;
         }
         profile
@@ -102,7 +106,7 @@ fn origin(path: &str) -> String {
     } else if path.contains("/rustc/") || path.contains("/library/") {
         "std".to_owned()
     } else if file.contains("malloc") || file.contains("arena") {
-        "malloc".to_owned()
+        MALLOC.to_owned()
     } else if file.starts_with("mem") {
         "memcpy and its like".to_owned()
     } else if path.contains("/out/") {
