@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow counts profile fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow bench-beside counts profile fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -119,6 +119,11 @@ bench-flash-kube: release oracle-kube
 # seconds for each pace and server.
 bench-slow: release oracle
 	$(if $(LENGTH),LENGTH=$(LENGTH)) $(BENCH) bench::slow::table_of_a_slow_device
+
+# What clients who put feel beside a checkpoint, compactions of a million revisions, a defragmentation, ranges of 100 MB and a watch of a
+# million events of history, at a real etcd and here. LOADS= picks by the beginnings of: checkpoint, watch, range, defragmentation, compaction.
+bench-beside: release oracle
+	LOADS=$(LOADS) $(BENCH) bench::beside::table_of_puts_beside_heavy_work
 
 # Idle memory, sizes and start times, beside a real etcd in the same run.
 figures: release oracle

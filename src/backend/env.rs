@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::ops::Bound;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use self_cell::self_cell;
 use super::check::{check_all, check_frame};
 use super::meta::extend_to_mapped_length;
 use super::table::{CRC_BYTES, Table, seal, tree_key, unseal};
-use super::{REMEDY, guard};
+use super::{REMEDY, guard, pace};
 use crate::error::Fault;
 use crate::metrics;
 
@@ -232,32 +233,49 @@ impl Backend {
         Ok(self.generation()?.borrow_owner().info().map_size as u64)
     }
 
-    /// Rewrites the file without its free pages. Readers go on during the copy and wait only while the files are swapped.
+    /// Rewrites the file without its free pages. Readers go on during the copy and wait only while the files are swapped. As long as
+    /// `others_write`, at least half of the disk's time is left to them.
     ///
     /// # Errors
     /// `Full` if there is no room for the copy: the old file stays in use.
-    pub fn defragment(&self) -> Result<(), WriteError> {
+    pub fn defragment(&self, others_write: &dyn Fn() -> bool) -> Result<(), WriteError> {
         let _no_batches = self.writer.lock().expect("a writer panicked");
         let _inflight = metrics::DEFRAGS_INFLIGHT.hold();
         let begun = Instant::now();
         let copy = copy_path(&self.path);
-        if let Err(error) = self.copy_to(&copy) {
+        if let Err(error) = self.copy_to(&copy, others_write) {
             // A copy that found no room must not keep what it took. Best effort: the next start removes it too.
             let _ = fs::remove_file(&copy);
             return Err(error);
         }
+        let old = fs::OpenOptions::new().write(true).open(&self.path);
         self.swap_in(&copy).map_err(WriteError::Fault)?;
+        // Were it not open here, all its blocks would be given back at once, within the rename, and everybody would wait for that.
+        if let Err(error) = old.and_then(|old| pace::give_back(&old, others_write)) {
+            log::debug!("the old file goes as a whole: {error}");
+        }
         metrics::DEFRAG.observe(begun.elapsed());
         Ok(())
     }
 
     /// Makes a durable copy without free pages.
-    fn copy_to(&self, copy: &Path) -> Result<(), WriteError> {
+    fn copy_to(&self, copy: &Path, others_write: &dyn Fn() -> bool) -> Result<(), WriteError> {
         remove_if_there(copy).map_err(|e| self.write_error("clear the way beside", e.into()))?;
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(copy);
         let mut file = file.map_err(|e| self.write_error("make a file beside", e.into()))?;
         let generation = self.generation().map_err(WriteError::Fault)?;
-        let copied = generation.borrow_owner().copy_to_file(&mut file, CompactionOption::Enabled);
+        let env = generation.borrow_owner();
+        let (copied, written) = thread::scope(|scope| {
+            // LMDB writes as fast as it can, which a pipe holds back.
+            let (pages, sink) = io::pipe()?;
+            let into = move || env.copy_to_file(&mut fs::File::from(OwnedFd::from(sink)), CompactionOption::Enabled);
+            let copying = thread::Builder::new().name("copy".into()).spawn_scoped(scope, into)?;
+            let written = pace::write(pages, &mut file, others_write);
+            io::Result::Ok((copying.join().expect("a panic would have ended the process"), written))
+        })
+        .map_err(|e| self.write_error("prepare to copy", e.into()))?;
+        // Where nothing more could be written, LMDB only says that nobody reads what it copies.
+        written.map_err(|e| self.write_error("copy", e.into()))?;
         copied.map_err(|e| self.write_error("copy", e))?;
         file.sync_all().map_err(|e| self.write_error("sync the copy of", e.into()))
     }
@@ -694,7 +712,7 @@ mod tests {
         }
         backend.write(|w| (0..7u32).try_for_each(|n| w.delete(Table::Row, &n.to_be_bytes()))).unwrap();
         let before = backend.size().unwrap();
-        backend.defragment().unwrap();
+        backend.defragment(&|| true).unwrap();
         let after = backend.size().unwrap();
         assert!(after.file < before.file / 2, "{before:?} {after:?}");
         assert_eq!(value(&backend, Table::Row, &7u32.to_be_bytes()), Some(vec![7; 1 << 20]));
@@ -706,7 +724,7 @@ mod tests {
     fn a_defragmentation_keeps_the_file_private_and_leaves_nothing_beside_it() {
         let (dir, backend) = open();
         backend.write(|w| w.put(Table::Row, b"k", b"v")).unwrap();
-        backend.defragment().unwrap();
+        backend.defragment(&|| true).unwrap();
         let mode = fs::metadata(dir.path().join("db")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -721,7 +739,7 @@ mod tests {
         assert!(backend.swap_in(&dir.path().join("not there")).is_err());
         assert!(backend.reader().is_err());
         assert!(matches!(backend.write(|_| Ok(())), Err(WriteError::Fault(_))));
-        assert!(matches!(backend.defragment(), Err(WriteError::Fault(_))));
+        assert!(matches!(backend.defragment(&|| false), Err(WriteError::Fault(_))));
         assert!(backend.size().is_err());
         drop(backend);
         let backend = Backend::open(&dir.path().join("db"), OPTIONS).unwrap();
@@ -822,7 +840,7 @@ mod tests {
             let reader = backend.reader().unwrap();
             assert_eq!(value(backend, Table::Meta, b"a").as_deref(), Some(&b"1"[..]));
             drop(reader);
-            backend.defragment().unwrap();
+            backend.defragment(&|| true).unwrap();
             assert_eq!(value(backend, Table::Meta, b"a").as_deref(), Some(&b"1"[..]));
         }
         let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -10,6 +10,7 @@ mod check;
 mod env;
 mod guard;
 mod meta;
+mod pace;
 mod page;
 mod table;
 #[cfg(test)]

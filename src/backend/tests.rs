@@ -174,7 +174,7 @@ fn use_file(path: &Path, states: &[Rows]) -> Result<(), Fault> {
         loaded.remove(&doomed);
         loaded.insert(key.to_vec(), vec![7; 9000]);
     }
-    if let Err(WriteError::Fault(fault)) = backend.defragment() {
+    if let Err(WriteError::Fault(fault)) = backend.defragment(&|| false) {
         return Err(fault);
     }
     drop(backend);
@@ -265,7 +265,7 @@ fn faulting_child() {
     let path = dir.path().join("db");
     let backend = Backend::open(&path, OPTIONS).unwrap();
     backend.write(|writer| writer.put(Table::Row, b"key", b"value")).unwrap();
-    backend.defragment().unwrap();
+    backend.defragment(&|| false).unwrap();
     if fault == "map" {
         fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 * 4096).unwrap();
         println!("{:?}", backend.reader().unwrap().get(Table::Row, b"key"));

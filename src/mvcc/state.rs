@@ -22,8 +22,10 @@ pub(super) struct State {
     pub compacted: i64,
     /// How far the index has been pruned for `compacted`.
     pub pruning: Pruning,
-    /// Revisions that compaction took out of the index and that still have rows, by the compaction that did it.
-    pub garbage: VecDeque<(i64, Vec<Revision>)>,
+    /// What the walk under way has taken out of the index, step by step.
+    pub pruned: Vec<Vec<Revision>>,
+    /// What walks have taken out of the index and checkpoints have still to remove, the oldest walk first.
+    pub garbage: VecDeque<Garbage>,
     /// Keys that exist now.
     pub live_keys: usize,
     /// `current` and `compacted` as the checkpoint has them; none before the first.
@@ -37,10 +39,37 @@ pub(super) enum Pruning {
     Done,
     /// Keys before this one are done.
     From(Box<[u8]>),
+    /// All keys are done, and what was taken out is not yet among the garbage.
+    Walked,
 }
 
-/// Revisions per entry of the garbage list: a checkpoint takes whole entries.
-const GARBAGE_CHUNK: usize = 1000;
+/// Revisions that one walk took out of the index and that still have rows.
+///
+/// They are in their own order, because that is the order of rows on disk: those of a page go together, and the page is written once.
+/// In the order of keys each would be on another page. It also removes a key's rows oldest first: were a deletion removed before a put
+/// that is older, and the process died between, the put would be a key that exists again.
+pub(super) struct Garbage {
+    /// The compaction that the walk was for.
+    pub compacted: i64,
+    revisions: Vec<Revision>,
+    /// So many of them have been removed.
+    removed: usize,
+}
+
+impl Garbage {
+    /// Of a walk's steps. Sorts: not for a hold of the store.
+    pub fn of(compacted: i64, pruned: Vec<Vec<Revision>>) -> Garbage {
+        let mut revisions = Vec::with_capacity(pruned.iter().map(Vec::len).sum());
+        pruned.into_iter().for_each(|step| revisions.extend(step));
+        revisions.sort_unstable();
+        Garbage { compacted, revisions, removed: 0 }
+    }
+
+    /// What has still to be removed.
+    pub fn left(&self) -> &[Revision] {
+        &self.revisions[self.removed..]
+    }
+}
 
 /// What a write did to one key.
 #[derive(Debug)]
@@ -67,6 +96,7 @@ impl State {
             current: 1,
             compacted: -1,
             pruning: Pruning::Done,
+            pruned: Vec::new(),
             garbage: VecDeque::new(),
             live_keys: 0,
             checkpointed: None,
@@ -150,7 +180,8 @@ impl State {
         self.current = self.current.max(revision.main);
     }
 
-    /// Prunes up to `limit` keys. Returns whether the walk is done.
+    /// Walks on over `limit` keys, or until as many revisions are taken out. Returns whether the walk is over: what it has taken out
+    /// is then to be [`State::dispose`]d of.
     pub fn prune(&mut self, limit: usize) -> bool {
         let Pruning::From(from) = &self.pruning else { return true };
         let (mut dropped, mut empty) = (Vec::new(), Vec::new());
@@ -159,17 +190,44 @@ impl State {
             if !index.compact(self.compacted, &mut dropped) {
                 empty.push(key.clone());
             }
+            if dropped.len() >= limit {
+                break;
+            }
         }
-        self.pruning = walk.next().map_or(Pruning::Done, |(key, _)| Pruning::From(key.clone()));
+        self.pruning = walk.next().map_or(Pruning::Walked, |(key, _)| Pruning::From(key.clone()));
         for key in empty {
             self.index.remove(&key);
         }
-        // A key's revisions are dropped, and later removed, oldest first: were a deletion removed before a put that is older, and
-        // the process died between, the put would be a key that exists again.
-        for chunk in dropped.chunks(GARBAGE_CHUNK) {
-            self.garbage.push_back((self.compacted, chunk.to_vec()));
+        if !dropped.is_empty() {
+            self.pruned.push(dropped);
         }
-        self.pruning == Pruning::Done
+        self.pruning == Pruning::Walked
+    }
+
+    /// Takes in what a walk has taken out. The next walk may have begun meanwhile.
+    pub fn dispose(&mut self, garbage: Garbage) {
+        if !garbage.left().is_empty() {
+            self.garbage.push_back(garbage);
+        }
+        if self.pruning == Pruning::Walked {
+            self.pruning = Pruning::Done;
+        }
+    }
+
+    /// Forgets the first so many revisions of the garbage: checkpoints have removed them. Those of whole walks are returned, to be
+    /// freed where nobody waits for it.
+    #[must_use]
+    pub fn scrub(&mut self, mut removed: usize) -> Vec<Garbage> {
+        let mut whole = Vec::new();
+        while let Some(garbage) = self.garbage.front_mut().filter(|_| removed > 0) {
+            let taken = removed.min(garbage.left().len());
+            garbage.removed += taken;
+            removed -= taken;
+            if garbage.left().is_empty() {
+                whole.extend(self.garbage.pop_front());
+            }
+        }
+        whole
     }
 }
 

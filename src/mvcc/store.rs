@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Revision;
 use super::row::RowHead;
-use super::state::{Pruning, State};
+use super::state::{Garbage, Pruning, State};
 use super::write::Batch;
 use crate::backend::{Backend, Reader, Size, Table, WriteError, Writer};
 use crate::error::Fault;
@@ -18,11 +18,11 @@ use crate::metrics;
 const REVISION: &[u8] = b"revision";
 const COMPACTED: &[u8] = b"compacted_revision";
 
-/// Keys pruned per hold of the lock.
+/// Keys looked at per hold of the lock while the index is pruned, and revisions taken out of it, but for those of one key.
 const PRUNE_STEP: usize = 1000;
 
-/// Rows removed per checkpoint, roughly, so that its transaction stays small after a large compaction too.
-const REMOVED_MAX: usize = 10_000;
+/// Rows removed per checkpoint, so that its transaction stays small after a large compaction too.
+const REMOVED_MAX: usize = 4_000;
 
 /// etcd's revision model over a checkpoint. Reads from any thread; writes in log order from one.
 pub struct Store {
@@ -66,8 +66,6 @@ impl Drop for Pin {
 pub struct Checkpoint {
     rows: Vec<(Revision, Bytes)>,
     removed: Vec<Revision>,
-    /// How many entries of the garbage list are in `removed`.
-    scrubbed: usize,
     current: i64,
     compacted: i64,
     /// Whether `current` or `compacted` differs from the last checkpoint's.
@@ -141,6 +139,8 @@ impl Store {
             // A compaction that a crash interrupted goes on where its rows still are.
             state.pruning = Pruning::From(Box::default());
             while !state.prune(usize::MAX) {}
+            let pruned = std::mem::take(&mut state.pruned);
+            state.dispose(Garbage::of(compacted, pruned));
         }
         for (key, lease) in &leased {
             each_leased(key, *lease);
@@ -194,7 +194,16 @@ impl Store {
 
     /// Prunes one step of the index for the last compaction. Returns whether more steps are needed.
     pub fn prune_step(&self) -> bool {
-        !self.state_mut().prune(PRUNE_STEP)
+        let mut state = self.state_mut();
+        if !state.prune(PRUNE_STEP) {
+            return true;
+        }
+        let (compacted, pruned) = (state.compacted, std::mem::take(&mut state.pruned));
+        drop(state);
+        let garbage = Garbage::of(compacted, pruned);
+        let mut state = self.state_mut();
+        state.dispose(garbage);
+        state.pruning != Pruning::Done
     }
 
     /// Whether [`Store::prune_step`] has something to do.
@@ -205,7 +214,7 @@ impl Store {
     /// Whether compactions up to `revision` have left no row behind.
     pub fn scrubbed(&self, revision: i64) -> bool {
         let state = self.state();
-        state.pruning == Pruning::Done && state.garbage.front().is_none_or(|(at, _)| *at > revision)
+        state.pruning == Pruning::Done && state.garbage.front().is_none_or(|garbage| garbage.compacted > revision)
     }
 
     /// What a checkpoint has to write now. One at a time: the next only after [`Store::checkpointed`].
@@ -213,31 +222,25 @@ impl Store {
         let mut guard = self.state_mut();
         // A reader chooses rows and pins them in one hold of the lock, so no pin comes between this look and the removals.
         let oldest_pin = self.pins.lock().expect("a pin panicked").keys().next().copied().unwrap_or(i64::MAX);
-        let mut removed = Vec::new();
-        let mut scrubbed = 0;
         let state = &mut *guard;
-        for (_, revisions) in state.garbage.iter().take_while(|(at, _)| *at <= oldest_pin) {
-            if removed.len() >= REMOVED_MAX {
-                break;
-            }
-            scrubbed += 1;
-            for revision in revisions {
-                // Not to be written at all, if it has not been. Removed even so: a write that seemed to fail may have left it,
-                // and a put that outlives its deletion would be a key that exists again.
+        let old = state.garbage.iter().take_while(|garbage| garbage.compacted <= oldest_pin);
+        let removed: Vec<Revision> = old.flat_map(Garbage::left).copied().take(REMOVED_MAX).collect();
+        for revision in &removed {
+            // Not to be written at all, if it has not been. Removed even so: a write that seemed to fail may have left it,
+            // and a put that outlives its deletion would be a key that exists again.
+            if state.recent.covers(*revision) {
                 state.recent.forget(*revision);
-                removed.push(*revision);
             }
         }
         // Readers need not wait for the rest.
         let state = RwLockWriteGuard::downgrade(guard);
         Checkpoint {
             rows: state.recent.from(Revision::default()).map(|(revision, row)| (revision, row.clone())).collect(),
+            leaves_garbage: removed.len() < state.garbage.iter().map(|garbage| garbage.left().len()).sum(),
             removed,
-            scrubbed,
             current: state.current,
             compacted: state.compacted,
             moved: state.checkpointed != Some((state.current, state.compacted)),
-            leaves_garbage: scrubbed < state.garbage.len(),
         }
     }
 
@@ -245,12 +248,11 @@ impl Store {
     pub fn checkpointed(&self, checkpoint: &Checkpoint) {
         let mut state = self.state_mut();
         let written = state.recent.split_through(Revision { main: checkpoint.current, sub: u32::MAX });
-        let left = state.garbage.split_off(checkpoint.scrubbed);
-        let scrubbed = std::mem::replace(&mut state.garbage, left);
+        let scrubbed = state.scrub(checkpoint.removed.len());
         state.checkpointed = Some((checkpoint.current, checkpoint.compacted));
         drop(state);
         // Freeing thousands of rows takes a while, and nobody has to wait for it.
-        metrics::COMPACTED_KEYS.add(scrubbed.iter().map(|(_, revisions)| revisions.len() as u64).sum());
+        metrics::COMPACTED_KEYS.add(checkpoint.removed.len() as u64);
         drop((written, scrubbed));
     }
 }

@@ -170,7 +170,7 @@ impl Run {
             34..36 => self.history(),
             36 => self.hold(),
             37..39 => self.use_held(),
-            _ => self.backend().defragment().unwrap(),
+            _ => self.backend().defragment(&|| false).unwrap(),
         }
         let stats = self.store().stats();
         assert_eq!((stats.current, stats.compacted), (self.model.current, self.model.compacted));

@@ -68,7 +68,7 @@ pub(super) struct Tuning {
 impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
-            checkpoint_recent_bytes: 8 << 20,
+            checkpoint_recent_bytes: 2 << 20,
             checkpoint_wal_bytes: 12 << 20,
             // Long is light on flash: a row rewritten ten times between two checkpoints costs its pages once.
             checkpoint_interval: Duration::from_secs(300),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 
@@ -56,9 +56,9 @@ pub(super) enum Job {
 }
 
 pub(super) enum Outcome {
-    /// Everything up to here is in the checkpoint. `blocked`: compacted rows are left, and none could be removed, because reads
-    /// under way still need them.
-    Written { applied: LogId, blocked: bool },
+    /// Everything up to here is in the checkpoint, written in so long. `blocked`: compacted rows are left, and none could be removed,
+    /// because reads under way still need them.
+    Written { applied: LogId, took: Duration, blocked: bool },
     /// No room. What the next one has to write too.
     Full(Box<Snapshot>),
     /// The index is pruned.
@@ -115,13 +115,14 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
                 shared.inbox.ask(Ask::Checkpoint(Outcome::Pruned));
             }
             Job::Checkpoint(snapshot) => {
-                let begun = Instant::now();
+                let begun = shared.host.clock.now();
                 match backend.write(|writer| snapshot.write(writer)) {
                     Ok(()) => {
                         shared.store.checkpointed(&snapshot.rows);
-                        log::debug!("checkpoint at {} written in {:?}", snapshot.applied, begun.elapsed());
+                        let took = shared.host.clock.now().saturating_sub(begun);
+                        log::debug!("checkpoint at {} written in {took:?}", snapshot.applied);
                         let blocked = snapshot.rows.leaves_garbage() && !snapshot.rows.removes_rows();
-                        shared.inbox.ask(Ask::Checkpoint(Outcome::Written { applied: snapshot.applied, blocked }));
+                        shared.inbox.ask(Ask::Checkpoint(Outcome::Written { applied: snapshot.applied, took, blocked }));
                     }
                     Err(WriteError::Full(why)) => {
                         log::error!("the checkpoint could not be written, and will be tried again: {why}");
@@ -131,7 +132,7 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
                 }
             }
             Job::Defragment(replies) => {
-                let result = match backend.defragment() {
+                let result = match backend.defragment(&|| shared.others_write()) {
                     Ok(()) => Ok(()),
                     Err(WriteError::Full(why)) => {
                         log::error!("the checkpoint could not be defragmented: {why}");

@@ -127,8 +127,8 @@ struct CheckpointState {
     /// The WAL's count of bytes when the last one began.
     wal_bytes: u64,
     not_before: Duration,
-    /// Nobody's wish brings one before this: readers still need the rows that it is to remove.
-    blocked_until: Duration,
+    /// Nobody's wish brings one before this: readers still need the rows that it is to remove, or others have the disk.
+    wishes_wait_until: Duration,
     /// Somebody waits for one.
     wanted: bool,
     pruning: bool,
@@ -226,9 +226,13 @@ impl Loop {
         }
     }
 
-    /// Until the next tick. Leases expire at ticks too: as late as etcd's, which looks every half second.
+    /// Until the next tick, or until a checkpoint that somebody waits for may begin. Leases expire at ticks too: as late as etcd's,
+    /// which looks every half second.
     fn until_next(&self, now: Duration) -> Duration {
-        (self.last_tick + self.settings.tick).saturating_sub(now)
+        let tick = self.last_tick + self.settings.tick;
+        let state = &self.checkpoint;
+        let wish = state.wanted && !state.pruning && !state.running && state.not_before <= state.wishes_wait_until;
+        if wish { tick.min(state.wishes_wait_until) } else { tick }.saturating_sub(now)
     }
 
     fn hear(&mut self, ask: Ask) -> Result<(), Fault> {
@@ -576,7 +580,7 @@ impl Loop {
     fn start_checkpoint(&mut self, now: Duration) {
         let (state, limits) = (&self.checkpoint, &self.settings.thresholds);
         let applied = self.applied.index.0 - state.written.index.0;
-        let due = state.wanted && !state.pruning && now >= state.blocked_until
+        let due = state.wanted && !state.pruning && now >= state.wishes_wait_until
             || self.shared.recent_bytes.load(Ordering::Relaxed) >= limits.recent_bytes
             || self.wal.written_bytes() - state.wal_bytes >= limits.wal_bytes && applied > 0
             || applied >= limits.entries
@@ -623,7 +627,7 @@ impl Loop {
                 self.checkpoint.garbage = !self.shared.store.scrubbed(i64::MAX);
                 self.checkpoint.wanted |= self.cannot_wait_for_room();
             }
-            Outcome::Written { applied, blocked } => {
+            Outcome::Written { applied, took, blocked } => {
                 self.checkpoint.running = false;
                 self.checkpoint.written = applied;
                 self.checkpoint.written_at = now;
@@ -641,7 +645,9 @@ impl Loop {
                     true => (self.checkpoint.blocked_wait * 2).clamp(BLOCKED_RETRY, BLOCKED_RETRY_MAX),
                     false => Duration::ZERO,
                 };
-                self.checkpoint.blocked_until = now + self.checkpoint.blocked_wait;
+                // Many checkpoints remove what a large compaction leaves. Between two of them the disk is as long for those who write.
+                let rest = if self.shared.others_write() { took } else { Duration::ZERO };
+                self.checkpoint.wishes_wait_until = now + rest.max(self.checkpoint.blocked_wait);
                 self.checkpoint.wanted |= self.cannot_wait_for_room();
             }
             Outcome::Defragmented => self.measure(),

@@ -30,6 +30,8 @@ const WAL_RESERVED_BYTES: u64 = 2 << 20;
 const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes in memory and not yet in the checkpoint above which growing commands have to wait: the checkpoint's disk has stalled.
 const MAX_RECENT_BYTES: u64 = 64 << 20;
+/// The same above which a checkpoint is more urgent than that it is not felt.
+const URGENT_RECENT_BYTES: u64 = MAX_RECENT_BYTES / 4;
 
 pub(super) struct Shared {
     pub identity: wal::Identity,
@@ -96,6 +98,12 @@ impl Shared {
             return Err(Error::NoSpace);
         }
         if self.recent_bytes.load(Ordering::Relaxed) > MAX_RECENT_BYTES { Err(Error::TooManyRequests) } else { Ok(()) }
+    }
+
+    /// Whether work on the checkpoint's disk should leave room for the log's syncs: somebody has written lately, and not so much that
+    /// the next checkpoint must not wait.
+    pub fn others_write(&self) -> bool {
+        (1..URGENT_RECENT_BYTES).contains(&self.recent_bytes.load(Ordering::Relaxed))
     }
 
     fn disk_is_low(&self) -> bool {

@@ -6,6 +6,7 @@
 //! measured, round by round with neither server always first, and prints the [`table`].
 
 mod benchmark;
+mod beside;
 mod flash;
 mod growth;
 pub mod load;

@@ -48,6 +48,8 @@ pub enum Ask {
     Put { keys: Keys, value: usize },
     /// A transaction of one put and no compares.
     TxnPut { keys: Keys, value: usize },
+    /// A transaction of so many puts, a divisor of the number of keys, in order.
+    TxnPuts { keys: Keys, value: usize, puts: u64 },
     /// A range of one key that is known to hold so many bytes.
     Range { keys: Keys, value: usize, serializable: bool },
     /// A range of the first so many keys, in one answer.
@@ -72,7 +74,7 @@ impl Ask {
     pub fn path(&self) -> &'static str {
         match self {
             Ask::Put { .. } => PutRequest::PATH,
-            Ask::TxnPut { .. } => TxnRequest::PATH,
+            Ask::TxnPut { .. } | Ask::TxnPuts { .. } => TxnRequest::PATH,
             Ask::Range { .. } | Ask::Rows { .. } => RangeRequest::PATH,
             Ask::Grant { .. } => LeaseGrantRequest::PATH,
             Ask::KeepAlive { .. } => KEEP_ALIVE,
@@ -98,7 +100,7 @@ impl Ask {
     /// What makes its messages.
     pub fn writer(&self) -> Writer {
         let value = match self {
-            Ask::Put { value, .. } | Ask::TxnPut { value, .. } => filler(*value),
+            Ask::Put { value, .. } | Ask::TxnPut { value, .. } | Ask::TxnPuts { value, .. } => filler(*value),
             _ => Bytes::new(),
         };
         Writer { ask: self.clone(), value, random: Random::from_seed(1) }
@@ -128,6 +130,12 @@ impl Writer {
             Ask::TxnPut { keys, .. } => {
                 let op = RequestOp { request: Some(request_op::Request::RequestPut(put(keys, random))) };
                 TxnRequest { success: vec![op], ..Default::default() }.encode(out)
+            }
+            Ask::TxnPuts { keys, puts, .. } => {
+                let put =
+                    |at| PutRequest { key: keys.name((n * *puts + at) % keys.space), value: value.clone(), ..Default::default() };
+                let op = |at| RequestOp { request: Some(request_op::Request::RequestPut(put(at))) };
+                TxnRequest { success: (0..*puts).map(op).collect(), ..Default::default() }.encode(out)
             }
             Ask::Range { keys, serializable, .. } => {
                 RangeRequest { key: keys.choose(n, random), serializable: *serializable, ..Default::default() }.encode(out)

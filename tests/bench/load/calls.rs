@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::ask::{Ask, Writer};
@@ -12,6 +14,7 @@ use super::latency::Histogram;
 /// A client, always on the same connection.
 #[derive(Clone)]
 struct Client {
+    /// When its call was begun or, of a paced load, was to begin.
     begun: Instant,
     /// Its own stream, if it keeps one.
     stream: Option<u32>,
@@ -30,6 +33,18 @@ pub struct Tally {
     pub late: u64,
     /// From the first call to the last answer.
     pub took: Duration,
+    /// Of a paced load, every call that has ended.
+    pub paced: Vec<Paced>,
+}
+
+/// A call whose time was given.
+#[derive(Clone, Copy, Debug)]
+pub struct Paced {
+    /// When it was to begin.
+    pub due: Instant,
+    /// From then to its end.
+    pub took: Duration,
+    pub failed: bool,
 }
 
 /// The driver of one load.
@@ -44,6 +59,8 @@ pub struct Calls {
     ended: u64,
     /// Calls a second; none: as many as the server answers.
     rate: Option<f64>,
+    /// No further call begins once this is set.
+    stop: Option<Arc<AtomicBool>>,
     /// Whether the next call is late already.
     held_up: bool,
     /// From when the stamps of values count.
@@ -68,6 +85,7 @@ impl Calls {
             begun: 0,
             ended: 0,
             rate,
+            stop: None,
             held_up: false,
             stamps_from: None,
             first: now,
@@ -82,6 +100,11 @@ impl Calls {
         self.stamps_from = Some(from);
     }
 
+    /// Has it end, when this is set, with the calls that are under way.
+    pub fn end_on(&mut self, stop: Arc<AtomicBool>) {
+        self.stop = Some(stop);
+    }
+
     /// Whether every call has ended.
     pub fn is_done(&self) -> bool {
         self.ended == self.total
@@ -92,12 +115,13 @@ impl Calls {
         self.tally
     }
 
-    fn begin(&mut self, on: &mut Connection, client: u32) -> io::Result<()> {
+    /// `due`: when it was to begin; none: now.
+    fn begin(&mut self, on: &mut Connection, client: u32, due: Option<Instant>) -> io::Result<()> {
         let now = Instant::now();
         let stamp = self.stamps_from.map(|from| (now - from).as_nanos() as u64);
         let keeps = self.ask.keeps_stream();
         let own = &mut self.clients[client as usize];
-        own.begun = now;
+        own.begun = due.unwrap_or(now);
         own.answered = false;
         let stream = match own.stream {
             Some(stream) => stream,
@@ -114,19 +138,26 @@ impl Calls {
         let now = Instant::now();
         self.ended += 1;
         self.tally.took = now - self.first;
+        let Client { begun, .. } = self.clients[client as usize];
+        if self.rate.is_some() {
+            self.tally.paced.push(Paced { due: begun, took: now - begun, failed: why.is_some() });
+        }
         match why {
-            None => self.tally.latency.add(now - self.clients[client as usize].begun),
+            None => self.tally.latency.add(now - begun),
             Some(why) => *self.tally.failed.entry(why).or_default() += 1,
         }
         if self.rate.is_some() {
             self.idle.push(client);
             return Ok(());
         }
-        if self.begun < self.total { self.begin(on, client) } else { Ok(()) }
+        if self.begun < self.total { self.begin(on, client, None) } else { Ok(()) }
     }
 
     /// Begins the calls whose time has come; gives the time until the next.
     fn begin_due(&mut self, connections: &mut [Connection], rate: f64) -> io::Result<Turn> {
+        if self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            self.total = self.begun;
+        }
         while self.begun < self.total {
             let due = self.first + Duration::from_secs_f64(self.begun as f64 / rate);
             let wait = due.saturating_duration_since(Instant::now());
@@ -138,9 +169,9 @@ impl Calls {
                 return Ok(Turn::Wait);
             };
             self.held_up = false;
-            self.begin(&mut connections[self.base + client as usize % self.connections], client)?;
+            self.begin(&mut connections[self.base + client as usize % self.connections], client, Some(due))?;
         }
-        Ok(Turn::Wait)
+        if self.is_done() { Ok(Turn::Done) } else { Ok(Turn::Wait) }
     }
 }
 
@@ -182,7 +213,7 @@ impl Driver for Calls {
         while self.begun < self.total
             && let Some(client) = self.idle.pop()
         {
-            self.begin(&mut connections[self.base + client as usize % self.connections], client)?;
+            self.begin(&mut connections[self.base + client as usize % self.connections], client, None)?;
         }
         Ok(Turn::Wait)
     }

@@ -3,7 +3,8 @@
 //! A request is written in place into its connection's buffer, which leaves in one write for all replies that came with one read; after
 //! the first call of a connection its headers are 15 bytes. A reply is looked at where the socket's bytes lie: a call has succeeded
 //! if exactly one message and `grpc-status: 0` came, and is a failure otherwise, counted by what was wrong. Latency is counted
-//! from the moment a request is written to the buffer.
+//! from the moment a request is written to the buffer; of a paced load, from the moment it was to be written, so that a server that
+//! stands still is not spared the calls that come meanwhile.
 //!
 //! That it is not the bottleneck is measured, not assumed: every result has its processor time per call beside the server's, and
 //! `make bench` drives [`canned`], a server that only throws ready answers at it, with the same load.
@@ -15,6 +16,7 @@ mod connection;
 mod engine;
 mod fields;
 mod flow;
+mod history;
 mod latency;
 #[cfg(test)]
 mod tests;
@@ -23,13 +25,17 @@ mod watching;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use ask::{Ask, Keys, filler};
+pub use calls::Paced;
+pub use history::History;
 pub use latency::Histogram;
 pub use watching::{Puts, Watchers, Watches};
 
-use calls::Calls;
+use calls::{Calls, Tally};
 use connection::Connection;
 
 /// A load that takes longer hangs.
@@ -60,6 +66,8 @@ pub struct Outcome {
     pub failed: BTreeMap<String, u64>,
     /// Calls of a paced load that waited for a free client.
     pub late: u64,
+    /// Of a paced load, every call.
+    pub paced: Vec<Paced>,
     /// From the first call to the last answer.
     pub took: Duration,
     /// Processor time of the generator.
@@ -75,6 +83,15 @@ impl Session {
         Ok(Session { connections, calls })
     }
 
+    /// Makes calls, until `stop` is set.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_until(mut self, stop: Arc<AtomicBool>) -> io::Result<Outcome> {
+        self.calls.end_on(stop);
+        self.run()
+    }
+
     /// Makes the calls.
     ///
     /// # Errors
@@ -83,8 +100,8 @@ impl Session {
         let before = own_cpu();
         engine::drive(&mut self.connections, &mut self.calls, PATIENCE)?;
         let own_cpu = own_cpu() - before;
-        let tally = self.calls.tally();
-        Ok(Outcome { latency: tally.latency, failed: tally.failed, late: tally.late, took: tally.took, own_cpu })
+        let Tally { latency, failed, late, took, paced } = self.calls.tally();
+        Ok(Outcome { latency, failed, late, paced, took, own_cpu })
     }
 }
 

@@ -193,15 +193,15 @@ impl Driver for Watching {
 
 /// What a `WatchResponse` says, as far as a load wants to know it.
 #[derive(Default, Debug, PartialEq, Eq)]
-struct Told {
-    created: bool,
-    canceled: bool,
-    events: u64,
+pub(super) struct Told {
+    pub created: bool,
+    pub canceled: bool,
+    pub events: u64,
 }
 
 impl Told {
     /// Reads one; `stamp` is given the first 8 bytes of each event's value.
-    fn of(message: &[u8], mut stamp: impl FnMut(u64)) -> Option<Told> {
+    pub fn of(message: &[u8], mut stamp: impl FnMut(u64)) -> Option<Told> {
         let mut told = Told::default();
         for field in Fields(message) {
             match field? {
