@@ -66,6 +66,9 @@ impl Core {
             self.timer.restart();
             if self.may_campaign() {
                 self.ask_before_campaign();
+            } else {
+                // A learner gives up its leader too. The others may know it as a voter by now, and need its vote.
+                self.enter(Role::Follower { leader: None });
             }
         }
     }
