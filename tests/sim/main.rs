@@ -81,7 +81,7 @@ fn prove(first: u64, seeds: u64) -> Coverage {
         let mut world = World::new(seed, true);
         let _told_already = catch_unwind(AssertUnwindSafe(|| world.run()));
         let trace = world.trace.unwrap_or_default();
-        trace[trace.len().saturating_sub(200)..].iter().for_each(|line| println!("{line}"));
+        trace[trace.len().saturating_sub(number("TRACE", 200) as usize)..].iter().for_each(|line| println!("{line}"));
         panic!("seed {seed}: {why}\n`make sim SEED={seed} SEEDS=1` plays it again (seeds from {first} on were played)");
     }
     coverage

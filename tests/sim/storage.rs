@@ -164,8 +164,12 @@ impl Storage {
         Ok(wal)
     }
 
+    /// Reads a file, and makes certain that it stays: a process that was killed may have left what only the page cache has, and a log
+    /// that lets go of entries because of it cannot bring them back.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.disk.open(path)?;
+        file.sync_data()?;
+        self.disk.sync_dir(Path::new("/m"))?;
         let mut bytes = vec![0; usize::try_from(file.len()?).expect("a small file")];
         file.read_at(&mut bytes, 0)?;
         Ok(bytes)
