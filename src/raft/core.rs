@@ -155,6 +155,8 @@ pub struct Core {
     pub(super) forwarded: Forwarded,
     /// Others have it that this member is removed.
     pub(super) removed: bool,
+    /// The news that a change of the configuration is committed has to become durable: see [`Core::take_unsynced`].
+    commit_matters: bool,
     /// As last handed out for persisting, and by which persist.
     handed_hard_state: HardState,
     hard_state_seq: PersistSeq,
@@ -215,6 +217,7 @@ impl Core {
             timer,
             forwarded,
             removed: false,
+            commit_matters: false,
             handed_hard_state: hard_state,
             hard_state_seq: PersistSeq(0),
             announced: Leadership { term: hard_state.term, leader: None },
@@ -287,6 +290,7 @@ impl Core {
     pub fn apply_conf_change(&mut self, conf: ConfState) -> Result<(), Fault> {
         self.conf.check_step_to(&conf)?;
         self.conf = conf;
+        self.commit_matters |= self.handed_hard_state.commit <= self.log.applied();
         self.reconfigure();
         self.elect_if_alone();
         Ok(())
@@ -378,13 +382,15 @@ impl Core {
     }
 
     /// A commit index alone is not worth an fsync. With entries it is always written: whoever holds an entry durably then knows
-    /// durably that the configuration change before it was committed, and will not campaign without it.
+    /// durably that the configuration change before it was committed, and will not campaign without it. And it is written when a change
+    /// is applied: a member that was told of its removal leaves, and nobody may forget then why its vote is not needed.
     fn take_unsynced(&mut self) -> Option<Unsynced> {
         let now = HardState { term: self.term, vote: self.vote, commit: self.log.committed() };
         let voted = (now.term, now.vote) != (self.handed_hard_state.term, self.handed_hard_state.vote);
-        if !voted && !self.log.has_unhanded() && self.out.install.is_none() {
+        if !voted && !self.log.has_unhanded() && self.out.install.is_none() && !self.commit_matters {
             return None;
         }
+        self.commit_matters = false;
         let entries = self.log.take_unhanded();
         let seq = self.log.begin_persist();
         if voted {

@@ -142,7 +142,7 @@ impl Core {
     }
 
     /// Sorts out removal, whatever the terms. A candidate that is no member by a configuration later than its own is told so, and
-    /// counts for nothing: it would ask for ever. One that only we do not know yet is heard like all others, for we may be the ones
+    /// counts for nothing: it would ask for ever. It is told when it is durable here that the change is committed. One that only we do not know yet is heard like all others, for we may be the ones
     /// that lag (thesis §4.2.3). Says whether the message is dealt with.
     fn tell_removed(&mut self, from: MemberId, body: &Body) -> bool {
         match body {
@@ -150,7 +150,7 @@ impl Core {
                 let removed = !self.conf.voters.is_empty() && !self.conf.contains(from) && commit.index <= self.log.applied();
                 if removed {
                     let applied = self.log.applied();
-                    self.send(from, Body::Removed { applied });
+                    self.send_then(from, Body::Removed { applied });
                 }
                 removed
             }

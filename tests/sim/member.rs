@@ -266,6 +266,12 @@ impl Member {
         self.step(Event::SnapshotDone(to))
     }
 
+    /// What waits first is messages alone: everything before them is durable.
+    pub fn next_is_free(&self) -> bool {
+        let free = |persist: &Persist| persist.install.is_none() && persist.unsynced == Unsynced::default();
+        self.persists.front().is_some_and(free)
+    }
+
     pub fn wants_disk(&self) -> bool {
         !self.persists.is_empty()
     }

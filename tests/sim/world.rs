@@ -284,7 +284,9 @@ impl World {
         let machine = self.machines.get_mut(&id).expect("awake");
         let Some(member) = machine.running.as_mut() else { return Ok(()) };
         machine.disk_is_busy = false;
-        for _ in 0..count {
+        let mut written = 0;
+        while written < count || member.next_is_free() {
+            written += u64::from(!member.next_is_free());
             match member.persist(&machine.storage, &mut machine.durable, &mut wishes, &mut self.watch) {
                 Ok(verdict) => verdict?,
                 Err(unwritten) => {
