@@ -42,7 +42,7 @@ impl World {
         self.after(pause, What::Fault);
         let machines: Vec<u64> = self.machines.keys().copied().collect();
         let id = self.dice.pick(&machines).expect("there are machines");
-        let storm = self.now / (7 * ELECTION) % 2 == 0;
+        let storm = (self.now / (7 * ELECTION)).is_multiple_of(2);
         let kind = self.dice.below(16);
         if !storm || self.plan.kinds >> kind & 1 == 0 {
             self.mend(id);
