@@ -145,7 +145,9 @@ impl Storage {
         if let Ok(names) = self.disk.list(Path::new("/m"))
             && names.iter().any(|name| name == "new")
         {
+            // Else a rename that outlives this could give the place to what is removed here.
             self.disk.remove(new)?;
+            self.disk.sync_dir(Path::new("/m"))?;
         }
         let file = self.disk.create(new)?;
         file.write_at(&checkpoint.encode(), 0)?;
