@@ -5,7 +5,7 @@ ORACLE := tests/oracle
 DATA ?= data
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/bramble
 
-.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow bench-beside counts profile fmt doc clippy bless oracle oracle-kube clean
+.PHONY: all run test test-kube check unit limits figures release diff crash crash-disk power-cut guards sim mutants kube-shaped fuzz linear hostile bench bench-growth bench-flash bench-flash-kube bench-slow bench-beside counts profile fmt doc clippy bless oracle oracle-kube clean
 
 all: run
 
@@ -66,6 +66,12 @@ power-cut: toolchain
 GUARD ?=
 guards: toolchain oracle
 	GUARD="$(GUARD)" $(CARGO) test --locked --test tests -- --ignored --nocapture guards::
+
+# Whole clusters on simulated disks, clocks and networks, on all cores: SEEDS runs, the first determined by SEED. What was met on the way
+# stands at the end; a run that breaks something prints how to play it again.
+SEEDS ?= 10000
+sim: toolchain
+	SEED=$(SEED) SEEDS=$(SEEDS) $(CARGO) test --locked --profile load --test sim -- --ignored --nocapture
 
 # Every small change that cargo-mutants can think of in these rooms, and whether a test notices. Hours; tests/mutants/README.md judges
 # those that survive.

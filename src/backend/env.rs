@@ -107,6 +107,9 @@ impl Backend {
         if !has_content(path)? {
             give_birth(path)?;
         }
+        if !options.no_fsync {
+            make_durable(path)?;
+        }
         check_frame(path, &[Table::Row as u8])?;
         extend_to_mapped_length(path)?;
         let generation = Generation::open(path, options)?;
@@ -504,6 +507,13 @@ fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");
     name.into()
+}
+
+/// Makes certain that what a start reads stays. A process that was killed may have left a commit or a name that only the page cache has;
+/// a start that believes it lets go of the log below, and a power cut would then take both.
+fn make_durable(path: &Path) -> Result<(), Fault> {
+    fs::File::open(path).and_then(|file| file.sync_data()).map_err(|e| Fault::io("sync", path, &e))?;
+    sync_parent(path)
 }
 
 fn sync_parent(path: &Path) -> Result<(), Fault> {

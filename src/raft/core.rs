@@ -11,7 +11,7 @@ use super::log::{Log, footprint};
 use super::message::{Body, Message};
 use super::progress::Progress;
 use super::quorum::Votes;
-use super::read_only::ReadOnly;
+use super::read_only::{Forwarded, ReadOnly};
 use super::types::{ConfState, Entry, EntryKind, HardState, Index, LogId, MemberId, Term, Unsynced};
 
 /// What a core needs to know once.
@@ -59,8 +59,8 @@ pub enum Event {
     Persisted(PersistSeq),
     /// The state machine has applied everything up to this index.
     Applied(Index),
-    /// A copy of the state, asked for in [`Effects::snapshots`], is installed at a member up to an index; or it failed.
-    SnapshotDone(MemberId, Option<Index>),
+    /// A copy of the state, asked for in [`Effects::snapshots`], is sent, or it failed. What the member has is told by itself.
+    SnapshotDone(MemberId),
     /// Hand the leader's office to a voter (thesis §3.10).
     Transfer(MemberId),
 }
@@ -74,7 +74,9 @@ pub struct PersistSeq(pub u64);
 pub struct Effects {
     /// Messages that may leave at once.
     pub send_now: Vec<Message>,
-    /// What has to become durable.
+    /// A copy of the state that takes the place of state and log, before anything else here.
+    pub install: Option<Snapshot>,
+    /// What has to become durable; with an `install`, behind it.
     pub persist: Option<Unsynced>,
     /// The number of the last persist handed out, which is this one's if there is one.
     pub seq: PersistSeq,
@@ -84,13 +86,25 @@ pub struct Effects {
     pub commit: Vec<Entry>,
     /// Reads that are linearizable once their index is applied.
     pub reads: Vec<ReadState>,
-    /// Reads that this member cannot answer: it is not the leader, or is no longer.
+    /// Reads that this member cannot answer: it knows no leader, or there is another now.
     pub lost_reads: Vec<u64>,
     /// Members that need a copy of the state, because the log no longer holds what they lack. Each is named once; answer with
     /// [`Event::SnapshotDone`].
     pub snapshots: Vec<MemberId>,
+    /// A member that has applied more than is committed here says that this one is removed. It campaigns no more, unless a leader
+    /// speaks to it.
+    pub removed: bool,
     /// Term or leader, if one of them changed.
     pub leadership: Option<Leadership>,
+}
+
+/// A copy of the state: it is on disk, and not yet in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last entry that it covers.
+    pub last: LogId,
+    /// The configuration in force there.
+    pub conf: ConfState,
 }
 
 /// A read and when it may be served.
@@ -137,6 +151,12 @@ pub struct Core {
     pub(super) conf: ConfState,
     pub(super) log: Log,
     pub(super) timer: Timer,
+    /// Reads for which the leader is asked.
+    pub(super) forwarded: Forwarded,
+    /// Others have it that this member is removed.
+    pub(super) removed: bool,
+    /// The news that a change of the configuration is committed has to become durable: see [`Core::take_unsynced`].
+    commit_matters: bool,
     /// As last handed out for persisting, and by which persist.
     handed_hard_state: HardState,
     hard_state_seq: PersistSeq,
@@ -186,7 +206,8 @@ impl Core {
             )));
         }
         let log = Log::new(base, entries, hard_state.commit)?;
-        let timer = Timer::new(config.seed ^ config.id.0.rotate_left(32), config.election_ticks);
+        let mut timer = Timer::new(config.seed ^ config.id.0.rotate_left(32), config.election_ticks);
+        let forwarded = Forwarded::new(timer.draw());
         Ok(Core {
             term: hard_state.term,
             vote: hard_state.vote,
@@ -194,6 +215,9 @@ impl Core {
             conf,
             log,
             timer,
+            forwarded,
+            removed: false,
+            commit_matters: false,
             handed_hard_state: hard_state,
             hard_state_seq: PersistSeq(0),
             announced: Leadership { term: hard_state.term, leader: None },
@@ -211,7 +235,7 @@ impl Core {
             Event::ReadIndex(id) => self.read_index(id),
             Event::Persisted(seq) => self.persisted(seq)?,
             Event::Applied(index) => self.log.applied_to(index)?,
-            Event::SnapshotDone(member, index) => self.snapshot_done(member, index),
+            Event::SnapshotDone(member) => self.snapshot_done(member),
             Event::Transfer(member) => self.transfer(member),
         }
         self.elect_if_alone();
@@ -247,6 +271,7 @@ impl Core {
     /// Everything that has to be done since the last call. Cheap when that is nothing.
     pub fn effects(&mut self) -> Effects {
         self.lead();
+        self.forward_reads();
         self.out.persist = self.take_unsynced();
         self.out.seq = self.log.handed_seq();
         if self.log.has_unemitted() {
@@ -265,6 +290,7 @@ impl Core {
     pub fn apply_conf_change(&mut self, conf: ConfState) -> Result<(), Fault> {
         self.conf.check_step_to(&conf)?;
         self.conf = conf;
+        self.commit_matters |= self.handed_hard_state.commit <= self.log.applied();
         self.reconfigure();
         self.elect_if_alone();
         Ok(())
@@ -356,13 +382,15 @@ impl Core {
     }
 
     /// A commit index alone is not worth an fsync. With entries it is always written: whoever holds an entry durably then knows
-    /// durably that the configuration change before it was committed, and will not campaign without it.
+    /// durably that the configuration change before it was committed, and will not campaign without it. And it is written when a change
+    /// is applied: a member that was told of its removal leaves, and nobody may forget then why its vote is not needed.
     fn take_unsynced(&mut self) -> Option<Unsynced> {
         let now = HardState { term: self.term, vote: self.vote, commit: self.log.committed() };
         let voted = (now.term, now.vote) != (self.handed_hard_state.term, self.handed_hard_state.vote);
-        if !voted && !self.log.has_unhanded() {
+        if !voted && !self.log.has_unhanded() && self.out.install.is_none() && !self.commit_matters {
             return None;
         }
+        self.commit_matters = false;
         let entries = self.log.take_unhanded();
         let seq = self.log.begin_persist();
         if voted {

@@ -45,7 +45,7 @@ impl Timer {
     }
 
     /// SplitMix64.
-    fn draw(&mut self) -> u64 {
+    pub(super) fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.random;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -59,10 +59,16 @@ impl Core {
         self.timer.elapsed += 1;
         if self.is_leader() {
             self.tick_leader();
-        } else if self.timer.elapsed >= self.timer.timeout {
+            return;
+        }
+        self.forward_reads_again();
+        if self.timer.elapsed >= self.timer.timeout {
             self.timer.restart();
             if self.may_campaign() {
                 self.ask_before_campaign();
+            } else {
+                // A learner gives up its leader too. The others may know it as a voter by now, and need its vote.
+                self.enter(Role::Follower { leader: None });
             }
         }
     }
@@ -104,6 +110,9 @@ impl Core {
             return Ok(());
         }
         let Message { from, term, body, .. } = message;
+        if self.tell_removed(from, &body) {
+            return Ok(());
+        }
         self.learn_commit(&body);
         match term.cmp(&self.term) {
             Ordering::Less => {
@@ -121,11 +130,40 @@ impl Core {
             Body::Append { prev, entries, commit } => self.answer_append(from, prev, entries, commit)?,
             Body::Appended { matched } => self.count_appended(from, matched),
             Body::AppendRejected { prev, hint } => self.step_back(from, prev, hint),
-            Body::Heartbeat { commit, round } => self.answer_heartbeat(from, commit, round),
+            Body::Heartbeat { commit, round } => self.answer_heartbeat(from, commit, round)?,
             Body::HeartbeatResponse { round } => self.count_heartbeat(from, round),
             Body::TimeoutNow => self.take_office(from),
+            Body::Snapshot { last, conf } => self.answer_snapshot(from, last, conf)?,
+            Body::ReadIndex { number } => self.answer_read_index(from, number),
+            Body::ReadIndexResponse { number, index } => self.count_read_index(from, number, index),
+            Body::Removed { .. } => {}
         }
         Ok(())
+    }
+
+    /// Sorts out removal, whatever the terms. A candidate that is no member by a configuration later than its own is told so, and
+    /// counts for nothing: it would ask for ever. It is told when it is durable here that the change is committed. One that only we do not know yet is heard like all others, for we may be the ones
+    /// that lag (thesis §4.2.3). Says whether the message is dealt with.
+    fn tell_removed(&mut self, from: MemberId, body: &Body) -> bool {
+        match body {
+            Body::PreVote { commit, .. } | Body::Vote { commit, .. } => {
+                let removed = !self.conf.voters.is_empty() && !self.conf.contains(from) && commit.index <= self.log.applied();
+                if removed {
+                    let applied = self.log.applied();
+                    self.send_then(from, Body::Removed { applied });
+                }
+                removed
+            }
+            Body::Removed { applied } => {
+                if !self.is_leader() && !self.removed && *applied >= self.log.committed() && self.conf.is_voter(self.config.id) {
+                    self.removed = true;
+                    self.out.removed = true;
+                    self.enter(Role::Follower { leader: None });
+                }
+                true
+            }
+            _ => false,
+        }
     }
 
     /// What a voter or candidate knows to be committed is committed here too, if we hold that very entry (paper §5.3, log
@@ -151,7 +189,7 @@ impl Core {
         match body {
             Body::PreVote { .. } | Body::PreVoteResponse { granted: true, .. } => true,
             Body::Vote { forced: false, .. } if self.hears_leader() => false,
-            Body::Append { .. } | Body::Heartbeat { .. } => {
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot { .. } => {
                 self.become_follower(term, Some(from));
                 true
             }
@@ -167,7 +205,9 @@ impl Core {
     fn answer_stale(&mut self, from: MemberId, body: Body) {
         let commit = self.log.committed_id();
         match body {
-            Body::Append { .. } | Body::Heartbeat { .. } => self.send(from, Body::HeartbeatResponse { round: 0 }),
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot { .. } => {
+                self.send(from, Body::HeartbeatResponse { round: 0 });
+            }
             Body::PreVote { .. } => self.send(from, Body::PreVoteResponse { granted: false, commit }),
             Body::Vote { .. } => self.send(from, Body::VoteResponse { granted: false, commit }),
             _ => {}
@@ -183,7 +223,7 @@ impl Core {
     /// the wrong configuration.
     fn may_campaign(&self) -> bool {
         let mut unapplied = self.log.between(self.log.applied(), self.log.committed());
-        self.conf.is_voter(self.config.id) && !unapplied.any(|entry| entry.kind == EntryKind::ConfChange)
+        self.conf.is_voter(self.config.id) && !self.removed && !unapplied.any(|entry| entry.kind == EntryKind::ConfChange)
     }
 
     /// A member that is the only voter has nobody to wait for.
@@ -329,8 +369,9 @@ impl Core {
         self.log.push(entry);
     }
 
-    /// Changes the role. Reads that a leader has not served are lost with it.
+    /// Changes the role. Reads that are not served are lost with it: those of a leader, and those for which a follower asked one.
     fn enter(&mut self, role: Role) {
+        self.out.lost_reads.extend(self.forwarded.take());
         if let Role::Leader(leader) = std::mem::replace(&mut self.role, role) {
             self.out.lost_reads.extend(leader.reads.into_lost());
         }

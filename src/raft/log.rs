@@ -1,6 +1,7 @@
 //! The log in memory: what is newer than the checkpoint, and how far it is handed out, durable, committed and applied.
 //!
-//! Always: base <= applied <= emitted <= min(committed, durable), durable <= handed <= last, committed <= last.
+//! Always: base <= applied <= emitted <= min(committed, durable), durable <= handed <= last, committed <= last. But from
+//! [`Log::restore`] until that is on disk, nothing counts as durable.
 
 use std::collections::VecDeque;
 
@@ -169,6 +170,17 @@ impl Log {
         for (_, index) in &mut self.outstanding {
             *index = (*index).min(keep);
         }
+    }
+
+    /// A copy of the state up to `last` takes the place of the whole log. Nothing of it is durable until the next persist is: what is
+    /// on its way there belongs to the log that was.
+    pub(super) fn restore(&mut self, last: LogId) {
+        assert!(last.index > self.committed, "a copy up to {last} would undo what is committed, up to {}", self.committed);
+        self.entries = VecDeque::new();
+        self.base = last;
+        (self.handed, self.committed, self.emitted, self.applied) = (last.index, last.index, last.index, last.index);
+        self.durable = Index(0);
+        self.outstanding.iter_mut().for_each(|(_, index)| *index = Index(0));
     }
 
     /// Raises the commit index; never beyond the log, never back. Says whether it rose.

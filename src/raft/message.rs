@@ -1,6 +1,6 @@
 //! What members tell each other.
 
-use super::types::{Entry, Index, LogId, MemberId, Term};
+use super::types::{ConfState, Entry, Index, LogId, MemberId, Term};
 
 /// A message between two members. The network may drop, double, delay and reorder it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,4 +86,30 @@ pub enum Body {
     },
     /// The leader hands its office to the receiver: campaign at once (thesis §3.10).
     TimeoutNow,
+    /// A copy of the state (paper §7). The shell carries the copy itself, beside the other messages, and hands this in when the
+    /// receiver has all of it on disk, not yet in use.
+    Snapshot {
+        /// The last entry that the copy covers.
+        last: LogId,
+        /// The configuration in force there.
+        conf: ConfState,
+    },
+    /// A follower asks from where on a read is linearizable (thesis §6.4).
+    ReadIndex {
+        /// The asker's own; it never uses one twice, in none of its lives.
+        number: u64,
+    },
+    /// The answer to [`Body::ReadIndex`]: the sender led when it was asked, or later.
+    ReadIndexResponse {
+        /// As in the question.
+        number: u64,
+        /// Serve the reads once this is applied.
+        index: Index,
+    },
+    /// You are no member any more: so it stands in a configuration later than yours. Its term means nothing, for who is removed may be
+    /// in a newer one than all others.
+    Removed {
+        /// What the sender has applied.
+        applied: Index,
+    },
 }

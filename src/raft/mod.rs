@@ -17,7 +17,11 @@
 //! 2. hand `persist`, `send_then` and `seq` to the WAL's thread, in order; when all of that is durable it sends `send_then` and
 //!    the loop gets [`Event::Persisted`] with `seq`. Many may be outstanding, and one fsync may cover many;
 //! 3. apply `commit` in order (a configuration change calls [`Core::apply_conf_change`]), then [`Event::Applied`];
-//! 4. answer each of `reads` once its index is applied, and fail `lost_reads`.
+//! 4. answer each of `reads` once its index is applied, and fail `lost_reads`;
+//! 5. begin to send a copy of the state to each of `snapshots`, ending with a [`Body::Snapshot`].
+//!
+//! `install` comes before all of these: the copy takes the place of the state, and what `persist` has goes to a log that begins anew
+//! behind it. That is one step after a crash too: the old state and log, or the copy.
 
 mod conf;
 mod core;
@@ -28,8 +32,9 @@ mod progress;
 mod quorum;
 mod read_only;
 mod replication;
+mod snapshot;
 mod types;
 
-pub use core::{Config, Core, Effects, Event, Leadership, PersistSeq, ProposeError, ReadState, Restored};
+pub use core::{Config, Core, Effects, Event, Leadership, PersistSeq, ProposeError, ReadState, Restored, Snapshot};
 pub use message::{Body, Message};
 pub use types::{ConfState, Entry, EntryKind, HardState, Index, LogId, MemberId, Term, Unsynced};

@@ -45,13 +45,15 @@ impl Progress {
         }
     }
 
-    /// The member holds everything up to `index`.
-    pub(super) fn accepted(&mut self, index: Index) {
+    /// The member holds everything up to `index`. Our log begins behind `base`: a member that waits for a copy of the state goes on
+    /// once it has got that far, by the copy or otherwise.
+    pub(super) fn accepted(&mut self, index: Index, base: Index) {
         self.matched = self.matched.max(index);
         self.next = self.next.max(Index(self.matched.0 + 1));
         match &mut self.state {
             State::Replicate { inflight } => inflight.free_to(index),
             State::Probe { .. } => self.replicate(),
+            State::Snapshot if self.matched >= base => self.replicate(),
             State::Snapshot => {}
         }
     }
@@ -64,8 +66,12 @@ impl Progress {
             State::Probe { .. } if prev.0 + 1 != self.next.0 => return false,
             State::Replicate { .. } | State::Probe { .. } => {}
         }
-        self.next = Index(prev.0.min(meet.0 + 1).max(self.matched.0 + 1));
-        self.state = State::Probe { sent: false };
+        let next = Index(prev.0.min(meet.0 + 1).max(self.matched.0 + 1));
+        // With nothing lower to try, the answer is old, or the member has lost what it acknowledged: it is asked again when it answers
+        // a heartbeat, and not as fast as it refuses.
+        let wait = next == self.next;
+        self.next = next;
+        self.state = State::Probe { sent: wait };
         true
     }
 
@@ -78,12 +84,11 @@ impl Progress {
         }
     }
 
-    /// A copy of the state up to `index` is installed there, or failed to be.
-    pub(super) fn snapshot_done(&mut self, index: Option<Index>) {
+    /// A copy of the state is sent there, or failed to be. The member's answer is awaited until it has answered a heartbeat.
+    pub(super) fn snapshot_done(&mut self) {
         if let State::Snapshot = self.state {
-            self.matched = self.matched.max(index.unwrap_or_default());
             self.next = Index(self.matched.0 + 1);
-            self.state = State::Probe { sent: false };
+            self.state = State::Probe { sent: true };
         }
     }
 

@@ -2,11 +2,12 @@
 
 use crate::error::Fault;
 
-use super::core::{Core, Leader, Role};
+use super::core::{Core, Leader, ReadState, Role};
 use super::log::{follows, footprint};
 use super::message::Body;
 use super::progress::{Progress, State};
 use super::quorum;
+use super::read_only::Reader;
 use super::types::{Entry, Index, LogId, MemberId};
 
 // The leader's side.
@@ -76,13 +77,13 @@ impl Core {
     }
 
     pub(super) fn count_appended(&mut self, from: MemberId, matched: Index) {
-        let last = self.log.last().index;
+        let (base, last) = (self.log.base().index, self.log.last().index);
         let Some(progress) = self.progress_of(from) else { return };
         if matched > last {
             return;
         }
         progress.active = true;
-        progress.accepted(matched);
+        progress.accepted(matched, base);
         self.commit_by_majority();
         self.offer_office(from);
     }
@@ -114,14 +115,6 @@ impl Core {
         self.confirm_reads();
     }
 
-    pub(super) fn snapshot_done(&mut self, member: MemberId, index: Option<Index>) {
-        let last = self.log.last().index;
-        if let Some(progress) = self.progress_of(member) {
-            progress.snapshot_done(index.filter(|&index| index <= last));
-            self.commit_by_majority();
-        }
-    }
-
     /// Commits what a majority holds durably, this member included once its own fsync is done; but only by counting an entry of
     /// this term (paper §5.4.2, figure 8).
     pub(super) fn commit_by_majority(&mut self) {
@@ -139,7 +132,7 @@ impl Core {
         leader.progress.get(&voter).map_or(Index(0), |progress| progress.matched)
     }
 
-    fn commit_to(&mut self, index: Index) {
+    pub(super) fn commit_to(&mut self, index: Index) {
         let before = self.log.committed();
         if !self.log.commit_to(index) {
             return;
@@ -173,7 +166,7 @@ impl Core {
         self.confirm_reads();
     }
 
-    fn progress_of(&mut self, member: MemberId) -> Option<&mut Progress> {
+    pub(super) fn progress_of(&mut self, member: MemberId) -> Option<&mut Progress> {
         match &mut self.role {
             Role::Leader(leader) => leader.progress.get_mut(&member),
             _ => None,
@@ -183,10 +176,44 @@ impl Core {
 
 // Reads.
 impl Core {
+    /// A leader has to know that it still is one; a follower asks the leader.
     pub(super) fn read_index(&mut self, id: u64) {
         match &mut self.role {
-            Role::Leader(leader) => leader.reads.add(id),
+            Role::Leader(leader) => leader.reads.add(Reader::Here(id)),
+            Role::Follower { leader: Some(_) } => self.forwarded.add(id),
             _ => self.out.lost_reads.push(id),
+        }
+    }
+
+    /// Asks the leader once for all reads that came since the last question.
+    pub(super) fn forward_reads(&mut self) {
+        if let Role::Follower { leader: Some(leader) } = self.role
+            && let Some(number) = self.forwarded.ask()
+        {
+            self.send(leader, Body::ReadIndex { number });
+        }
+    }
+
+    /// The question or its answer may be lost.
+    pub(super) fn forward_reads_again(&mut self) {
+        if let Role::Follower { leader: Some(leader) } = self.role
+            && let Some(number) = self.forwarded.tick(self.config.heartbeat_ticks)
+        {
+            self.send(leader, Body::ReadIndex { number });
+        }
+    }
+
+    /// Another member's reads wait with ours, in a round that begins after they came.
+    pub(super) fn answer_read_index(&mut self, from: MemberId, number: u64) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.progress.contains_key(&from) {
+            leader.reads.ask(from, number);
+        }
+    }
+
+    pub(super) fn count_read_index(&mut self, from: MemberId, number: u64, index: Index) {
+        if self.leader() == Some(from) {
+            self.forwarded.answered(number, index, &mut self.out.reads);
         }
     }
 
@@ -212,7 +239,12 @@ impl Core {
         let answered =
             |voter| if voter == id { newest } else { leader.progress.get(&voter).map_or(0, |progress| progress.round) };
         let round = quorum::reached(&self.conf.voters, answered);
-        leader.reads.confirm(round, &mut self.out.reads);
+        for (reader, index) in leader.reads.confirm(round) {
+            match reader {
+                Reader::Here(id) => self.out.reads.push(ReadState { id, index }),
+                Reader::Member(member, number) => self.send(member, Body::ReadIndexResponse { number, index }),
+            }
+        }
     }
 }
 
@@ -241,15 +273,30 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn answer_heartbeat(&mut self, from: MemberId, commit: Index, round: u64) {
+    pub(super) fn answer_heartbeat(&mut self, from: MemberId, commit: Index, round: u64) -> Result<(), Fault> {
         if self.heed(from) {
+            self.check_memory(commit)?;
             self.commit_to(commit);
             self.send(from, Body::HeartbeatResponse { round });
         }
+        Ok(())
+    }
+
+    /// A leader's heartbeat calls committed only what this member has acknowledged to it as durable, in this term. If that is not in
+    /// our log, our disk has lost it, and perhaps a vote: whatever else we said could undo what is committed.
+    fn check_memory(&self, commit: Index) -> Result<(), Fault> {
+        let last = self.log.last();
+        if commit <= last.index {
+            return Ok(());
+        }
+        Err(Fault::new(format!(
+            "raft: this member has acknowledged entries up to {commit}, and its log ends with {last}: it has lost its disk, or was given \
+             an older copy. Remove it from the cluster, and add it again with an empty data directory"
+        )))
     }
 
     /// Follows `from`, which speaks as the leader of our term. A term has one leader: a second one is not heeded.
-    fn heed(&mut self, from: MemberId) -> bool {
+    pub(super) fn heed(&mut self, from: MemberId) -> bool {
         match &mut self.role {
             Role::Leader(_) => return false,
             Role::Follower { leader } if leader.is_some_and(|leader| leader != from) => return false,
@@ -257,6 +304,7 @@ impl Core {
             Role::PreCandidate { .. } | Role::Candidate { .. } => self.become_follower(self.term, Some(from)),
         }
         self.timer.hear();
+        self.removed = false;
         true
     }
 }

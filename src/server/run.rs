@@ -353,9 +353,10 @@ impl Loop {
             if effects == (Effects { seq: effects.seq, ..Effects::default() }) {
                 return Ok(());
             }
-            let Effects { persist, seq, commit, reads, lost_reads, leadership, send_now, send_then, snapshots } = effects;
+            let Effects { install, persist, seq, commit, reads, lost_reads, leadership, send_now, send_then, snapshots, removed } =
+                effects;
             assert!(
-                send_now.is_empty() && send_then.is_empty() && snapshots.is_empty(),
+                send_now.is_empty() && send_then.is_empty() && snapshots.is_empty() && install.is_none() && !removed,
                 "a member alone has nobody to write to: clusters of several members come with the transport"
             );
             if let Some(unsynced) = persist {

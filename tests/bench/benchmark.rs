@@ -32,7 +32,9 @@ pub fn calls(server: &Server, ask: &Ask, crowd: Crowd) -> Summary {
             format!("range {} --consistency={consistency} --total={total}", String::from_utf8_lossy(&keys.name(0)))
         }
         Ask::KeepAlive { .. } => format!("lease-keepalive --total={total}"),
-        Ask::TxnPuts { .. } | Ask::Rows { .. } | Ask::Grant { .. } | Ask::Raw { .. } => panic!("the benchmark has no such load: {ask:?}"),
+        Ask::TxnPuts { .. } | Ask::Rows { .. } | Ask::Grant { .. } | Ask::Raw { .. } => {
+            panic!("the benchmark has no such load: {ask:?}")
+        }
     };
     run(server, crowd.connections, crowd.clients, &args).pop().expect("a summary")
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The `-` lines are a text that stands once in the file, the `+` lines what is put in its place. `lib` names a test of the crate, `tests`
-//! one of this target. All of them have to fall.
+//! one of this target, `sim` one of the simulator. All of them have to fall.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,8 @@ pub struct Test {
 pub enum Target {
     Lib,
     Tests,
+    /// The simulator, which plays up to two thousand runs.
+    Sim,
 }
 
 impl Test {
@@ -94,6 +96,7 @@ pub fn read(path: &Path) -> Vec<Guard> {
             "+" => guard.put.push(rest.into()),
             "lib" => guard.tests.push(test(Target::Lib)),
             "tests" => guard.tests.push(test(Target::Tests)),
+            "sim" => guard.tests.push(test(Target::Sim)),
             _ => panic!("{place}: {word} means nothing here"),
         }
     }

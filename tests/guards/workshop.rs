@@ -15,6 +15,9 @@ const PARTS: [&str; 5] = ["Cargo.toml", "Cargo.lock", "build.rs", "src", "tests"
 const LINKED: &str = "tests/oracle/bin";
 /// A build of everything, on a slow and busy machine.
 const BUILD_LIMIT: Duration = Duration::from_secs(1800);
+/// How many runs of the simulator may pass before a planted fault is found, and how long they take on a slow and busy machine.
+const SIMULATED_RUNS: &str = "2000";
+const SIMULATION_LIMIT: Duration = Duration::from_secs(900);
 /// Several times what the longest test takes.
 const TEST_LIMIT: Duration = Duration::from_secs(90);
 
@@ -114,6 +117,7 @@ impl Workshop {
         match target {
             Target::Lib => command.arg("--lib"),
             Target::Tests => command.args(["--test", "tests"]),
+            Target::Sim => command.args(["--test", "sim", "--profile", "load"]),
         };
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
         let (output, ended) = Running::start(command, "").finish_within(BUILD_LIMIT);
@@ -134,7 +138,12 @@ impl Workshop {
     pub fn run(&self, program: &Path, test: &Test) -> Verdict {
         let mut command = Command::new(program);
         command.args(["--exact", &test.name]).current_dir(&self.root).env_remove("BRAMBLE_BIN");
-        let (output, ended) = Running::start(command, "").finish_within(TEST_LIMIT);
+        let simulates = test.target == Target::Sim;
+        if simulates {
+            command.env("SEEDS", SIMULATED_RUNS);
+        }
+        let limit = if simulates { SIMULATION_LIMIT } else { TEST_LIMIT };
+        let (output, ended) = Running::start(command, "").finish_within(limit);
         if !ended {
             return Verdict::Hangs;
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use bramble::raft::{
     Body, ConfState, Config, Core, Effects, Entry, EntryKind, Event, HardState, Index, LogId, MemberId, Message, PersistSeq,
-    Restored, Unsynced,
+    Restored, Snapshot, Unsynced,
 };
 
 pub const ELECTION_TICKS: u32 = 10;
@@ -21,7 +21,11 @@ pub struct Disk {
 }
 
 impl Disk {
-    fn write(&mut self, unsynced: Unsynced) {
+    fn write(&mut self, Persist { install, unsynced, .. }: Persist) {
+        if let Some(Snapshot { last, conf }) = install {
+            (self.base, self.conf, self.entries) = (last, conf, Vec::new());
+        }
+        let unsynced = unsynced.unwrap_or_default();
         self.hard_state = unsynced.hard_state.unwrap_or(self.hard_state);
         if let Some(first) = unsynced.entries.first() {
             self.entries.retain(|entry| entry.id.index < first.id.index);
@@ -30,13 +34,22 @@ impl Disk {
     }
 }
 
+/// What has to become durable together, and what may be said then.
+#[derive(Default)]
+struct Persist {
+    seq: PersistSeq,
+    install: Option<Snapshot>,
+    unsynced: Option<Unsynced>,
+    send_then: Vec<Message>,
+}
+
 #[derive(Default)]
 pub struct Member {
     /// None while it is down.
     pub core: Option<Core>,
     pub disk: Disk,
     /// Given to the WAL and not durable.
-    unsynced: VecDeque<(PersistSeq, Option<Unsynced>, Vec<Message>)>,
+    unsynced: VecDeque<Persist>,
     /// The disk has stopped.
     held: bool,
     /// What the state machine holds, and the configuration at its end.
@@ -55,6 +68,8 @@ pub struct Cluster {
     pub seed: u64,
     /// Reads that were answered: member, id, index.
     pub reads: Vec<(u64, u64, Index)>,
+    /// What was sent as a copy of the state, by its last entry.
+    copies: BTreeMap<LogId, Vec<Entry>>,
     /// Copies of the state that are wanted: from, to.
     pub snapshots: Vec<(u64, u64)>,
 }
@@ -96,8 +111,8 @@ impl Cluster {
     pub fn crash(&mut self, id: u64, synced: usize) {
         let member = self.members.get_mut(&id).expect("member");
         member.core = None;
-        for (_, unsynced, _) in member.unsynced.drain(..).take(synced) {
-            member.disk.write(unsynced.unwrap_or_default());
+        for persist in member.unsynced.drain(..).take(synced) {
+            member.disk.write(persist);
         }
         member.held = false;
     }
@@ -124,11 +139,12 @@ impl Cluster {
     fn finish_persists(&mut self, id: u64, count: usize) {
         for _ in 0..count {
             let member = self.members.get_mut(&id).expect("member");
-            let Some((seq, unsynced, then)) = member.unsynced.pop_front() else { break };
+            let Some(mut persist) = member.unsynced.pop_front() else { break };
             if member.core.is_none() {
                 break;
             }
-            member.disk.write(unsynced.unwrap_or_default());
+            let (seq, then) = (persist.seq, std::mem::take(&mut persist.send_then));
+            member.disk.write(persist);
             self.send(then);
             self.feed(id, Event::Persisted(seq));
         }
@@ -168,30 +184,23 @@ impl Cluster {
     }
 
     pub fn deliver_all(&mut self) {
-        while self.deliver_at(0) {}
+        let mut delivered = 0;
+        while self.deliver_at(0) {
+            delivered += 1;
+            assert!(delivered < 10_000, "members that go on answering each other for ever");
+        }
     }
 
-    /// Gives `to` a copy of the state that `from` has checkpointed, by a restart of `to`.
-    pub fn copy_state(&mut self, from: u64, to: u64) {
+    /// Sends `to` a copy of the state that `from` has checkpointed. It travels as one message.
+    pub fn send_snapshot(&mut self, from: u64, to: u64) {
         let source = &self.members[&from];
-        let (base, conf, applied) = (source.disk.base, source.disk.conf.clone(), source.applied.clone());
-        if source.core.is_none() {
-            return;
-        }
-        self.crash(to, 0);
-        let disk = &mut self.members.get_mut(&to).expect("member").disk;
-        if disk.base.index < base.index {
-            let meets = disk.entries.iter().any(|entry| entry.id == base);
-            disk.entries.retain(|entry| meets && entry.id.index > base.index);
-            if disk.hard_state.term < base.term {
-                disk.hard_state = HardState { term: base.term, vote: None, commit: base.index };
-            }
-            disk.hard_state.commit = disk.hard_state.commit.max(base.index);
-            (disk.base, disk.conf) = (base, conf);
-            self.members.get_mut(&to).expect("member").applied = applied;
-        }
-        self.start(to);
-        self.step(from, Event::SnapshotDone(MemberId(to), Some(base.index)));
+        let Some(core) = &source.core else { return };
+        let (last, term) = (source.disk.base, core.term());
+        let covered = |entry: &&Entry| entry.id.index <= last.index;
+        self.copies.insert(last, source.applied.iter().filter(covered).cloned().collect());
+        let body = Body::Snapshot { last, conf: source.disk.conf.clone() };
+        self.send(vec![Message { from: MemberId(from), to: MemberId(to), term, body }]);
+        self.step(from, Event::SnapshotDone(MemberId(to)));
     }
 
     pub fn settle(&mut self, id: u64) {
@@ -211,12 +220,19 @@ impl Cluster {
             self.trace.push(format!("{id}: term {} leader {leader}", leadership.term));
         }
         self.send(effects.send_now);
+        if let Some(Snapshot { last, conf }) = &effects.install {
+            self.trace.push(format!("{id}: install {last}"));
+            let member = self.members.get_mut(&id).expect("member");
+            member.applied = self.copies[last].clone();
+            member.conf = conf.clone();
+        }
         if let Some(unsynced) = &effects.persist {
             self.trace.push(format!("{id}: persist{}", show_unsynced(unsynced)));
         }
         let member = self.members.get_mut(&id).expect("member");
         if effects.persist.is_some() || !effects.send_then.is_empty() {
-            member.unsynced.push_back((effects.seq, effects.persist, effects.send_then));
+            let Effects { seq, install, persist: unsynced, send_then, .. } = effects;
+            member.unsynced.push_back(Persist { seq, install, unsynced, send_then });
         }
         for entry in effects.commit {
             self.apply(id, entry);
@@ -227,6 +243,9 @@ impl Cluster {
         }
         self.trace.extend(effects.lost_reads.iter().map(|read| format!("{id}: lost read {read}")));
         self.trace.extend(effects.snapshots.iter().map(|member| format!("{id}: {member} needs a snapshot")));
+        if effects.removed {
+            self.trace.push(format!("{id}: is removed"));
+        }
         self.snapshots.extend(effects.snapshots.iter().map(|member| (id, member.0)));
         if !self.members[&id].held {
             self.finish_persists(id, usize::MAX);
@@ -287,6 +306,13 @@ pub fn parse_conf(text: &str) -> ConfState {
     conf
 }
 
+/// What [`parse_conf`] reads.
+pub fn show_conf(conf: &ConfState) -> String {
+    let ids = |members: &[MemberId]| members.iter().map(|member| member.0.to_string()).collect::<Vec<_>>().join(",");
+    let learners = if conf.learners.is_empty() { String::new() } else { format!(" learners={}", ids(&conf.learners)) };
+    format!("voters={}{learners}", ids(&conf.voters))
+}
+
 pub fn show_entry(entry: &Entry) -> String {
     let data = String::from_utf8_lossy(&entry.data);
     if data.is_empty() { entry.id.to_string() } else { format!("{}:{data}", entry.id) }
@@ -323,6 +349,10 @@ fn show_body(message: &Message) -> String {
         Body::Heartbeat { commit, round } => format!("heartbeat commit={commit} round={round}"),
         Body::HeartbeatResponse { round } => format!("heartbeat answered round={round}"),
         Body::TimeoutNow => "timeout now".into(),
+        Body::Snapshot { last, conf } => format!("snapshot last={last} {}", show_conf(conf)),
+        Body::ReadIndex { .. } => "read index".into(),
+        Body::ReadIndexResponse { index, .. } => format!("read index={index}"),
+        Body::Removed { applied } => format!("removed applied={applied}"),
     };
     format!("term {} {body}", message.term)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bramble::raft::{ConfState, Entry, EntryKind, Event, Index, MemberId, Term};
 
-use super::cluster::{Cluster, Disk, ELECTION_TICKS, parse_conf};
+use super::cluster::{Cluster, Disk, ELECTION_TICKS, parse_conf, show_conf};
 
 const MEMBERS: u64 = 5;
 const STEPS: u64 = 3000;
@@ -133,7 +133,7 @@ impl Simulation {
 
     fn copy_states(&mut self) {
         for (from, to) in std::mem::take(&mut self.cluster.snapshots) {
-            self.cluster.copy_state(from, to);
+            self.cluster.send_snapshot(from, to);
         }
     }
 
@@ -207,11 +207,7 @@ impl Simulation {
             }
             Err(position) => conf.voters.insert(position, member),
         }
-        let ids = |members: &[MemberId]| members.iter().map(|member| member.0.to_string()).collect::<Vec<_>>().join(",");
-        let mut data = format!("voters={}", ids(&conf.voters));
-        if !conf.learners.is_empty() {
-            data = format!("{data} learners={}", ids(&conf.learners));
-        }
+        let data = show_conf(&conf);
         assert_eq!(parse_conf(&data), conf);
         let _refused = core.propose(EntryKind::ConfChange, data.into());
         self.cluster.settle(id);

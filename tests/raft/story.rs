@@ -28,7 +28,8 @@ impl Story for Raft {
             "conf" => self.propose(id(), EntryKind::ConfChange, &words[2..].join(" ")),
             "read" => self.0.step(id(), Event::ReadIndex(number(2))),
             "transfer" => self.0.step(id(), Event::Transfer(MemberId(number(2)))),
-            "snapshot" => self.0.step(id(), Event::SnapshotDone(MemberId(number(2)), Some(Index(number(3))))),
+            "snapshot" => self.0.send_snapshot(id(), number(2)),
+            "snapshot-done" => self.0.step(id(), Event::SnapshotDone(MemberId(number(2)))),
             "recv" => self.receive(id(), &words[2..]),
             "deliver" => self.deliver(words.get(1).map(|_| number(1))),
             "drop" => self.0.network.clear(),
@@ -121,6 +122,10 @@ impl Raft {
             "heartbeat" => Body::Heartbeat { commit: Index(number("commit")), round: number("round") },
             "answered" => Body::HeartbeatResponse { round: number("round") },
             "timeout" => Body::TimeoutNow,
+            "snapshot" => Body::Snapshot { last: log_id("last"), conf: parse_conf(&words.join(" ")) },
+            "readindex" => Body::ReadIndex { number: number("number") },
+            "readable" => Body::ReadIndexResponse { number: number("number"), index: Index(number("index")) },
+            "removed" => Body::Removed { applied: Index(number("applied")) },
             unknown => panic!("no message {unknown}"),
         };
         let to = if field("to").is_some() { number("to") } else { id };

@@ -130,3 +130,21 @@ fn the_log_is_let_go_of_after_the_checkpoint_is_synced() {
     assert!(before.contains(&Step::Sync(db)), "after {written} MiB without a checkpoint on disk: {before:?}");
     assert!(before.contains(&Step::Sync(snap)), "after {written} MiB, and the checkpoint's name is not on disk: {before:?}");
 }
+
+/// A process that was killed may have left a checkpoint that only the page cache has.
+#[test]
+fn a_start_makes_its_checkpoint_durable_before_it_touches_the_log() {
+    let mut recorded = Recorded::start();
+    put_mebibyte(&recorded.server.client(), 0);
+    recorded.server.terminate();
+    let begun = recorded.steps().len();
+    recorded.server.restart();
+    let steps = &recorded.steps()[begun..];
+    let of_the_log = |step: &Step| match step {
+        Step::Sync(path) | Step::Rename(path, _) | Step::Remove(path) => is_segment(path),
+    };
+    let touched = steps.iter().position(of_the_log).expect("a start syncs what it found of the log");
+    for wanted in [recorded.snap().join("db"), recorded.snap()] {
+        assert!(steps[..touched].contains(&Step::Sync(wanted.clone())), "{} is not synced first: {steps:?}", wanted.display());
+    }
+}
