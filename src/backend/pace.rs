@@ -40,7 +40,7 @@ pub(super) fn write(mut from: impl Read, to: &mut File, others_write: &dyn Fn() 
 /// erasing of what was there.
 const FREED: u64 = 16 << 20;
 
-/// Gives back a file's blocks from its end to its beginning, and rests in between like [`write`]. For a file without a name.
+/// Gives back a file's blocks from its end to its beginning, and rests in between like [`write()`]. For a file without a name.
 ///
 /// # Errors
 /// Those of cutting it short.
