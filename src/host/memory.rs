@@ -14,3 +14,38 @@ pub fn share_one_heap() {
 /// Others than glibc have no heap for each thread.
 #[cfg(not(target_env = "gnu"))]
 pub fn share_one_heap() {}
+
+/// Gives the kernel back what is free in the heap, wherever it lies. By itself glibc gives back only what is free at its end, and above a
+/// burst's leavings there is always something that stays. Whoever allocates meanwhile waits, for some milliseconds after a large burst.
+#[cfg(target_env = "gnu")]
+pub fn give_back_memory() {
+    // SAFETY: malloc_trim takes a number; glibc allows the call at any time, beside any other use of the heap.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Others than glibc give back by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back_memory() {}
+
+/// Memory of this process that is no file's, in bytes; none where the kernel does not tell.
+pub fn own_memory() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: Vec<u64> = statm.split(' ').map_while(|pages| pages.trim().parse().ok()).collect();
+    // All, resident, and of those the ones that are files'.
+    let [_, resident, of_files, ..] = pages[..] else { return None };
+    Some(resident.saturating_sub(of_files) * rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_memory_holds_what_was_written() {
+        let before = own_memory().unwrap();
+        let much = vec![1_u8; 64 << 20];
+        assert!(own_memory().unwrap() > before + (32 << 20), "{before}");
+        drop(much);
+        give_back_memory();
+    }
+}

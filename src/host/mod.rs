@@ -6,7 +6,7 @@ mod memory;
 mod real;
 pub mod sim;
 
-pub use memory::share_one_heap;
+pub use memory::{give_back_memory, own_memory, share_one_heap};
 pub use real::{BootClock, OsDisk, OsRandom};
 
 use std::io;

@@ -16,6 +16,7 @@ use super::membership::{Member, Membership};
 use super::shared::Shared;
 use crate::backend::{Backend, Reader, Table, WriteError, Writer};
 use crate::error::{Error, Fault};
+use crate::host;
 use crate::lease::{LeaseId, LeaseRecord};
 use crate::metrics;
 use crate::mvcc;
@@ -53,6 +54,8 @@ pub(super) enum Job {
     Prune,
     /// Rewrite the file, once for all who asked.
     Defragment(Vec<Reply<()>>),
+    /// Nothing of its own: it takes a while, which the loop has not.
+    GiveBackMemory,
 }
 
 pub(super) enum Outcome {
@@ -114,6 +117,7 @@ fn run(backend: &Backend, shared: &Shared, todo: &Receiver<Job>) {
                 prune(shared);
                 shared.inbox.ask(Ask::Checkpoint(Outcome::Pruned));
             }
+            Job::GiveBackMemory => host::give_back_memory(),
             Job::Checkpoint(snapshot) => {
                 let begun = shared.host.clock.now();
                 match backend.write(|writer| snapshot.write(writer)) {

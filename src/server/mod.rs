@@ -15,6 +15,7 @@ mod command;
 mod compactor;
 mod handle;
 mod inbox;
+mod leavings;
 mod membership;
 mod open_log;
 mod relaxed;

@@ -17,9 +17,11 @@ use super::command::Command;
 use super::compactor::Compactor;
 use super::handle::Response;
 use super::inbox::{Ask, Proposal, Queues, Reply};
+use super::leavings::Leavings;
 use super::relaxed::{Class, RelaxedEnd};
 use super::shared::Shared;
 use crate::error::{Error, Fault};
+use crate::host;
 use crate::metrics;
 use crate::mvcc::Answer;
 use crate::pb::etcdserverpb::{CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
@@ -93,6 +95,7 @@ pub(super) struct Loop {
     /// Who waits for a defragmentation, which has to hold everything up to an index.
     defragments: Vec<(Index, Reply<()>)>,
     applied: LogId,
+    leavings: Leavings,
     last_tick: Duration,
     /// The term in which the leases' time began to run here.
     promoted: Option<Term>,
@@ -178,6 +181,7 @@ impl Loop {
             scrubs: Vec::new(),
             defragments: Vec::new(),
             applied,
+            leavings: Leavings::default(),
             last_tick: now,
             promoted: None,
             leaderless_since: None,
@@ -521,6 +525,9 @@ impl Loop {
         self.core.step(Event::Tick)?;
         self.time_out(now);
         self.sync_in_time();
+        if self.leavings.are_due(now, self.applied.index.0, || host::own_memory().unwrap_or(0)) {
+            self.checkpointer.submit(Job::GiveBackMemory);
+        }
         if self.core.leader().is_none() {
             let since = *self.leaderless_since.get_or_insert(now);
             if now >= since + self.settings.election_timeout * 3 {
