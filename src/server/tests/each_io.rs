@@ -153,9 +153,9 @@ fn take(rig: &Rig, server: &Server, step: &Step) -> Result<(), Error> {
         Step::Renew(id) => block_on(handle.lease_renew(id)).map(drop),
         Step::Compact(below, physical) => {
             let revision = handle.revision() - below;
-            block_on(handle.compact(CompactionRequest { revision, physical })).map(drop)
+            rig.wait_for(handle.compact(CompactionRequest { revision, physical })).map(drop)
         }
-        Step::Defragment => block_on(handle.defragment()),
+        Step::Defragment => rig.wait_for(handle.defragment()),
         Step::Alarm(action) => {
             let member_id = handle.members()[0].id.0;
             let request = AlarmRequest { action: action as i32, member_id, alarm: AlarmType::Nospace as i32 };

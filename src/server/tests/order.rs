@@ -154,7 +154,7 @@ fn what_is_in_memory_alone_is_bounded() {
     assert!(matches!(refused, Some((64..=66, Error::TooManyRequests))), "{refused:?}");
     assert_eq!(get(&handle, "key0").as_deref(), Some(&*value));
     // What is written makes room.
-    block_on(handle.defragment()).unwrap();
+    rig.wait_for(handle.defragment()).unwrap();
     assert!(put(&handle, "again", "v").is_ok());
     stop(server);
 }

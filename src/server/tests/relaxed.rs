@@ -198,7 +198,7 @@ fn after_a_power_cut_no_revision_is_given_out_again() {
         // In the gap, as anywhere.
         let hash = handle.hash_kv(next - 1).unwrap().hash;
         assert_eq!(handle.hash_kv(next - 2).unwrap().hash, hash);
-        block_on(handle.compact(CompactionRequest { revision: next - 2, physical: true })).unwrap();
+        rig.wait_for(handle.compact(CompactionRequest { revision: next - 2, physical: true })).unwrap();
         assert_eq!(written_at(&handle, next - 3).err(), Some(Error::Compacted));
         assert_eq!(get(&handle, "a").as_deref(), Some("after"));
         drop(stream);
@@ -401,7 +401,7 @@ impl Step {
                 rig.clock.advance(Duration::from_secs(3));
                 Ok(())
             }
-            Step::Defragment => block_on(handle.defragment()),
+            Step::Defragment => rig.wait_for(handle.defragment()),
         }?;
         let after = handle.revision();
         assert!(after <= before + 1);

@@ -2,10 +2,13 @@
 //! committed when the server ends is what a crash leaves of it.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use smol::block_on;
+use smol::future::poll_once;
 
 use super::super::boot::Tuning;
 use super::super::{Handle, Server};
@@ -59,6 +62,19 @@ impl Rig {
     pub fn start(&self) -> Result<Server, Fault> {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         Server::start_tuned(&config(self.dir.path(), &flags), self.host.clone(), Arc::new(NoObserver), self.tuning)
+    }
+
+    /// Waits for `work`, which may rest: between two checkpoints of a compaction the disk is left to others for a while.
+    /// The steps of the clock are small, so that what else has its time does not come much sooner than it would.
+    pub fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            if let Some(done) = block_on(poll_once(&mut work)) {
+                return done;
+            }
+            self.clock.advance(Duration::from_micros(10));
+            thread::yield_now();
+        }
     }
 
     pub fn wal_dir(&self) -> PathBuf {
