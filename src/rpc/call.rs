@@ -270,15 +270,7 @@ async fn converse(shared: &Shared, begun: Begun) {
     let replies = outlet.replies(shared.services.clone(), method);
     let handler = shared.services.clone().stream(method, call, requests, replies);
     let outcome = {
-        let run = async {
-            let outcome = handler.await;
-            outlet.finish();
-            Ok(outcome)
-        };
-        let work = async {
-            let (outcome, ()) = future::try_zip(run, outlet.drain(&mut sender)).await?;
-            Ok::<(), End>(outcome?)
-        };
+        let work = async { Ok::<(), End>(outlet.serve(handler, &mut sender).await??) };
         let deadline = async {
             match late {
                 Some(late) => late.await,

@@ -3,10 +3,12 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use futures_lite::future;
 
 use super::allowance::{Allowance, Room, Ticket};
 use super::frame::Segment;
@@ -106,7 +108,7 @@ impl Outlet {
     }
 
     /// No more messages will come.
-    pub fn finish(&self) {
+    fn finish(&self) {
         let mut queue = self.lock();
         queue.finished = true;
         wake(&mut queue.sender);
@@ -120,8 +122,24 @@ impl Outlet {
         wake(&mut queue.handler);
     }
 
+    /// Runs a handler and sends its messages as the client takes them, until both are done.
+    pub async fn serve<T>(&self, handler: impl Future<Output = T>, sender: &mut Sender) -> Result<T, Gone> {
+        let handler = async {
+            let outcome = handler.await;
+            self.finish();
+            Ok(outcome)
+        };
+        let mut both = pin!(future::try_zip(handler, self.drain(sender)));
+        let outcome = poll_fn(|cx| {
+            // The sending half is polled right after the handler. Woken by the handler, the task would run once more for nothing.
+            self.lock().sender = None;
+            both.as_mut().poll(cx)
+        });
+        outcome.await.map(|(outcome, ())| outcome)
+    }
+
     /// Sends all messages until [`Outlet::finish`], as the client takes them.
-    pub async fn drain(&self, sender: &mut Sender) -> Result<(), Gone> {
+    async fn drain(&self, sender: &mut Sender) -> Result<(), Gone> {
         loop {
             let next = poll_fn(|cx| match sender.poll_gone(cx) {
                 Poll::Ready(()) => Poll::Ready(Err(Gone)),
